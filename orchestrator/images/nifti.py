@@ -3,18 +3,13 @@
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass
 from typing import IO
 
 import numpy as np
-import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from orchestrator.images.geometry import Geometry, placed
 from orchestrator.images.nifti_header import NUM_BYTES, NiftiHeader, not_one_volume, parse_header
-from orchestrator.images.problem import Fault, naming
-from orchestrator.images.source_file import SourceFile
+from orchestrator.images.problem import Fault
 from orchestrator.images.stored_voxels import (
     PADDING_BYTES,
     Encoding,
@@ -169,64 +164,6 @@ def _check_sizes(values: NDArray[np.generic]) -> None:
                 expected=f"numbers of at most {_LARGEST_VALUE:g}, of which 32 bits can hold squares and sums",
                 advice="Check its type and byte order, and write it again.",
             )
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class LoadedNifti:
-    """A file of a download in memory."""
-
-    image: sitk.Image
-    """3D, as stored, in its own orientation."""
-    sha256: str
-    """Of the compressed file."""
-    header: NiftiHeader
-    notes: tuple[str, ...]
-    """What had to be decided, one sentence each."""
-
-
-def read_nifti(
-    source: SourceFile,
-    *,
-    values: Callable[[NDArray[np.generic], ImageHeader], NDArray[np.generic]] = scaled,
-    is_volume: bool = True,
-) -> LoadedNifti:
-    """Read a `.nii.gz` file wholly; `values` makes values of the stored numbers.
-
-    Raises
-    ------
-    SourceError
-        If it is empty, not gzip, cut short, not NIfTI, contradicts itself, or holds NaN or infinity; with `is_volume`
-        also if it is a plane.
-    """
-    with naming(source), source.open() as stream:
-        file = NiftiFile(stream, must_be_gzip=True)
-        if is_volume:
-            check_is_volume(file.header)
-        image = sitk.GetImageFromArray(values(file.read(ReadBuffer()), file.header))
-    return LoadedNifti(
-        image=placed(image, file.header.geometry),
-        sha256=file.sha256(),
-        header=file.header,
-        notes=tuple(f"{source}: {note}" for note in file.header.notes),
-    )
-
-
-def read_nifti_geometry(source: SourceFile, *, is_volume: bool = True) -> Geometry:
-    """Read only the header of a `.nii.gz` file, and whether the file is cut short where that is cheap to see.
-
-    Raises
-    ------
-    SourceError
-        As `read_nifti`, as far as the header and the last bytes of the file tell.
-    """
-    with naming(source), source.open() as stream:
-        file = NiftiFile(stream, must_be_gzip=True)
-        if is_volume:
-            check_is_volume(file.header)
-        # A file inside a zip archive would have to be unpacked up to its end.
-        if source.path.suffix != ".zip":
-            file.check_size()
-    return file.header.geometry
 
 
 def check_is_volume(header: NiftiHeader) -> None:

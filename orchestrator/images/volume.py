@@ -1,14 +1,19 @@
 """A CT volume of a download before conversion: one NIfTI file or one DICOM series, behind one door."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import SimpleITK as sitk
+from numpy.typing import NDArray
 
-from orchestrator.images.geometry import Geometry
-from orchestrator.images.nifti import read_nifti, read_nifti_geometry
+from orchestrator.images.geometry import Geometry, placed
+from orchestrator.images.nifti import NiftiFile, check_is_volume, scaled
+from orchestrator.images.problem import naming
 from orchestrator.images.source_file import SourceFile
+from orchestrator.images.stored_voxels import ImageHeader, ReadBuffer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,6 +49,50 @@ class Volume(ABC):
         """Read everything; raises SourceError."""
 
 
+def read_nifti(
+    source: SourceFile,
+    *,
+    values: Callable[[NDArray[np.generic], ImageHeader], NDArray[np.generic]] = scaled,
+    is_volume: bool = True,
+) -> LoadedVolume:
+    """Read a `.nii.gz` file wholly; `values` makes values of the stored numbers.
+
+    Raises
+    ------
+    SourceError
+        If it is empty, not gzip, cut short, not NIfTI, contradicts itself, or holds NaN or infinity; with `is_volume`
+        also if it is a plane.
+    """
+    with naming(source), source.open() as stream:
+        file = NiftiFile(stream, must_be_gzip=True)
+        if is_volume:
+            check_is_volume(file.header)
+        image = sitk.GetImageFromArray(values(file.read(ReadBuffer()), file.header))
+    return LoadedVolume(
+        image=placed(image, file.header.geometry),
+        sha256=file.sha256(),
+        notes=tuple(f"{source}: {note}" for note in file.header.notes),
+    )
+
+
+def read_nifti_geometry(source: SourceFile, *, is_volume: bool = True) -> Geometry:
+    """Read only the header of a `.nii.gz` file, and whether the file is cut short where that is cheap to see.
+
+    Raises
+    ------
+    SourceError
+        As `read_nifti`, as far as the header and the last bytes of the file tell.
+    """
+    with naming(source), source.open() as stream:
+        file = NiftiFile(stream, must_be_gzip=True)
+        if is_volume:
+            check_is_volume(file.header)
+        # A file inside a zip archive would have to be unpacked up to its end.
+        if source.path.suffix != ".zip":
+            file.check_size()
+    return file.header.geometry
+
+
 class NiftiVolume(Volume):
     """A volume in one `.nii.gz` file."""
 
@@ -61,5 +110,4 @@ class NiftiVolume(Volume):
 
     def read(self) -> LoadedVolume:
         """Read the file."""
-        loaded = read_nifti(self._source)
-        return LoadedVolume(image=loaded.image, sha256=loaded.sha256, notes=loaded.notes)
+        return read_nifti(self._source)

@@ -22,9 +22,9 @@ from orchestrator.benchmark.study import Study
 from orchestrator.errors import OrchestratorError
 from orchestrator.images.geometry import order_onto
 from orchestrator.images.label_maps import open_label_map, read_label_map
-from orchestrator.images.nifti import read_nifti
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.stored_voxels import ReadBuffer
+from orchestrator.images.volume import read_nifti
 from orchestrator.report.figures import COLOURS, new_figure
 from orchestrator.report.reported import Reported
 from orchestrator.results.records import ONE_EMPTY

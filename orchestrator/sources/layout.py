@@ -12,10 +12,9 @@ from orchestrator.configuration import listing
 from orchestrator.errors import ConfigError
 from orchestrator.images.geometry import Geometry, orient_to_lps
 from orchestrator.images.label_maps import mask_values
-from orchestrator.images.nifti import read_nifti, read_nifti_geometry
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
-from orchestrator.images.volume import LoadedVolume, Volume
+from orchestrator.images.volume import LoadedVolume, Volume, read_nifti, read_nifti_geometry
 from orchestrator.sources.intensity import Intensities
 from orchestrator.sources.labels import LabelRule
 
@@ -91,8 +90,7 @@ class Layout(ABC):
 
     def read_labels(self, mask: SourceFile) -> LoadedVolume:
         """Read a mask that was found, as it is stored; raises SourceError."""
-        loaded = read_nifti(mask, values=mask_values)
-        return LoadedVolume(image=loaded.image, sha256=loaded.sha256, notes=loaded.notes)
+        return read_nifti(mask, values=mask_values)
 
     def read_labels_grid(self, mask: SourceFile) -> Geometry:
         """Read the header of a mask that was found; raises SourceError."""

@@ -96,8 +96,8 @@ def ingest_labels(context: RunContext, case: Case, *, label_set: str) -> None:
 
 def _read_image(storage: Storage, case: Case) -> "sitk.Image":
     """Return the first channel of the image of a case; raises IntegrityError if it is not what its record tells."""
-    from orchestrator.images.nifti import read_nifti
     from orchestrator.images.source_file import SourceFile
+    from orchestrator.images.volume import read_nifti
 
     key, record_key = run_paths.case_image(case), run_paths.image_record(case)
     expected = read_case_record(storage, record_key).sha256

@@ -15,9 +15,9 @@ from nibabel import quaternions
 from orchestrator.errors import DataError
 from orchestrator.images import stored_voxels
 from orchestrator.images.label_maps import open_label_map, read_label_map
-from orchestrator.images.nifti import read_nifti, read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.stored_voxels import ReadBuffer
+from orchestrator.images.volume import read_nifti, read_nifti_geometry
 
 # A rotation about a slanted axis, and a flip of z, which NIfTI keeps as the sign of pixdim[0].
 SLANTED = (0.36, 0.48, -0.8, -0.8, 0.6, 0.0, 0.48, 0.64, 0.6)

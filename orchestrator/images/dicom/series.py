@@ -2,7 +2,7 @@
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -20,9 +20,9 @@ from orchestrator.images.dicom.elements import (
 from orchestrator.images.dicom.slice import CtSlice, ct_slice, is_derived, other_than_slice
 from orchestrator.images.dicom.stack import Stack, stack_of
 from orchestrator.images.geometry import check_same_geometry
-from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile, leads_nowhere
+from orchestrator.images.volume import read_nifti_geometry
 
 _FEW = 2
 """Scout images of a series, at most: from the front and from the side."""
@@ -113,11 +113,7 @@ def choose_stack(
     if chosen.error is not None or chosen.stack is None:
         raise chosen.error or _no_series(files, name=name, folders=folders, modalities=modalities)
     left = [f"{error.problem.line}; it was left out" for error in files.unreadable]
-    return Stack(
-        slices=chosen.stack.slices,
-        geometry=chosen.stack.geometry,
-        notes=(*chosen.notes, *chosen.stack.notes, *left),
-    )
+    return replace(chosen.stack, notes=(*chosen.notes, *chosen.stack.notes, *left))
 
 
 def _sorted_out(paths: Sequence[Path], *, modalities: Collection[str]) -> _Files:
@@ -253,17 +249,7 @@ def _chosen(candidates: Sequence[_Candidate], *, name: str, masks: Sequence[Sour
     left = ", ".join(each.label for each in candidates if each is not chosen)
     why = "the only one that is whole and not derived from others" if masks is None else "on whose grid the masks lie"
     note = f"{name}: {len(candidates)} {_kind(candidates)} series; took {chosen.label}, {why}, and left {left}"
-    return _Candidate(
-        uid=chosen.uid,
-        modality=chosen.modality,
-        description=chosen.description,
-        files=chosen.files,
-        patients=chosen.patients,
-        is_derived=chosen.is_derived,
-        stack=chosen.stack,
-        error=chosen.error,
-        notes=(note, *chosen.notes),
-    )
+    return replace(chosen, notes=(note, *chosen.notes))
 
 
 def _misfits(candidates: Sequence[_Candidate], *, masks: Sequence[SourceFile] | None) -> list[str]:

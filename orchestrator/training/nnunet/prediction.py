@@ -16,8 +16,8 @@ from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.images.geometry import Geometry, grid_difference, order_onto, placed
 from orchestrator.images.label_maps import open_label_map
-from orchestrator.images.nifti import read_nifti_geometry
 from orchestrator.images.source_file import SourceFile
+from orchestrator.images.volume import read_nifti_geometry
 from orchestrator.patches.layout import Properties
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.checkpoint import fitting
