@@ -25,7 +25,7 @@ from bench.instruments.machine import conditions
 from orchestrator.report.looks.planned import FIRST_FOLDS
 from orchestrator.statistics import sequential
 from orchestrator.statistics.intervals import ALPHA, mean_with_interval
-from orchestrator.statistics.sequential import Family, Flips, InterimDifferences, look_by_look, num_flips_for, spent
+from orchestrator.statistics.sequential import Family, Flips, InterimDifferences, look_by_look, num_flips_for
 
 AT_ONCE = 250
 """Studies that one process draws together."""
@@ -97,7 +97,7 @@ def counted(design: Design, seed: int, studies: int) -> Counts:
     shown = np.array([_shown_fixed(_patient_means(differences, folds)) for folds in range(1, design.folds + 1)])
     looks = range(FIRST_FOLDS, design.folds + 1)
     shares = tuple(folds / design.folds for folds in looks)
-    least = min(spent(now) - spent(before) for before, now in pairwise((0.0, *shares)))
+    least = min(now - before for before, now in pairwise((0.0, *shares)))
     flips = Flips(num_flips_for(design.tests, num_patients=design.patients, least_step=least))
     names = [f"{seed}-{number}" for number in range(design.patients)]
     ends = []
@@ -200,7 +200,7 @@ def main() -> int:
     options = parser.parse_args()
     print(conditions("numpy", "scipy"))
     print(
-        f"error {ALPHA:g}, spent as share ** {sequential.SPENDING_POWER:g}, first look at {FIRST_FOLDS} "
+        f"error {ALPHA:g}, spent in proportion to the trainings, first look at {FIRST_FOLDS} "
         f"folds, not waited for below a chance of {sequential.LEAST_CHANCE:g}"
     )
     print(

@@ -4,8 +4,8 @@ A group sequential test whose limits are found by flipping the signs of patients
 patient's differences are as likely as the same with the other sign, all looks and scores of a patient at once. So what
 chance does over all looks is counted and not approximated, however few patients there are, however skewed their scores
 and however much of one look is also in the next (alpha spending by permutation: Veillette et al., NeuroImage 2023).
-Errors are spent in proportion to the trainings that are done (Kim and DeMets 1987), and are divided among the tests of
-a study by Holm's method, which holds look by look (Maurer and Bretz 2013).
+Errors are spent in proportion to the trainings that are done, nearly as Pocock does (Kim and DeMets 1987), and are
+divided among the tests of a study by Holm's method, which holds look by look (Maurer and Bretz 2013).
 """
 
 import hashlib
@@ -20,8 +20,6 @@ from numpy.typing import NDArray
 
 from orchestrator.statistics.intervals import ALPHA, mean_with_interval
 
-SPENDING_POWER = 1.0
-"""Of the share of trainings that is done: 1 spends evenly, nearly as Pocock does, 3 late, as O'Brien and Fleming do."""
 LEAST_CHANCE = 0.2
 """A test that has less of a chance than this to show anything with all trainings is not waited for."""
 _FEWEST_FLIPS, _FLIPS_A_STEP = 10_000, 25
@@ -85,11 +83,6 @@ def num_flips_for(num_tests: int, *, num_patients: int, least_step: float) -> in
     return max(_FEWEST_FLIPS, min(wanted, _MOST_NUMBERS // max(1, num_patients)))
 
 
-def spent(share: float) -> float:
-    """Return the share of the error that is spent when a share of the trainings is done."""
-    return float(share**SPENDING_POWER)
-
-
 class Flips:
     """Random signs of patients, the same at every look and in every process: they follow from the patient's name."""
 
@@ -130,7 +123,7 @@ class _Trajectory:
 
     def _first_crossing(self, level: float) -> Crossing | None:
         num = self.sums.shape[1]
-        steps = [now - before for before, now in pairwise([0.0, *map(spent, self.interim.shares)])]
+        steps = [now - before for before, now in pairwise([0.0, *self.interim.shares])]
         allowed = [math.floor(level * step * num) for step in steps[: len(self.sums)]]
         if self._cannot_cross(allowed):
             return None

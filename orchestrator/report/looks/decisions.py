@@ -16,7 +16,6 @@ from orchestrator.statistics.sequential import (
     InterimState,
     look_by_look,
     num_flips_for,
-    spent,
 )
 from orchestrator.workflow.looks import LookPlan
 
@@ -162,9 +161,7 @@ def _look(number: int, decisions: Sequence[Decision], *, num_trainings: int, lef
 
 def _num_flips(tests: Sequence[PlannedTest]) -> int:
     """Return how many flips these tests need: the same number at every look."""
-    steps = [
-        spent(now) - spent(before) for test in tests for before, now in pairwise((0.0, *test.shares)) if now > before
-    ]
+    steps = [now - before for test in tests for before, now in pairwise((0.0, *test.shares)) if now > before]
     # The patients of one evaluation set are the same in all tests of it, more often than not.
     largest: dict[str, int] = {}
     for test in tests:
