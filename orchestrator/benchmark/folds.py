@@ -11,6 +11,7 @@ from pathlib import Path
 from orchestrator.benchmark.study_file import ALL, FOLD, OTHER_FOLDS, REST, FoldRule, Folds, SplitFile
 from orchestrator.configuration import load_table
 from orchestrator.errors import ConfigError
+from orchestrator.storage.json_values import distinct_keys
 
 TEST_PART = "test"
 """Part of the cases that nnU-Net's layout keeps in `imagesTs`."""
@@ -255,19 +256,12 @@ def _is_names(value: object) -> bool:
 
 def _json(path: Path) -> list[object]:
     try:
-        content = json.loads(path.read_bytes(), object_pairs_hook=_pairs)
+        content = json.loads(path.read_bytes(), object_pairs_hook=distinct_keys)
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not JSON ({error}); expected nnU-Net's list of splits") from error
     if not isinstance(content, list) or not content:
         raise ConfigError(f"{path}: found {type(content).__name__}; expected nnU-Net's list of splits")
     return content
-
-
-def _pairs(found: list[tuple[str, object]]) -> dict[str, object]:
-    for name, number in Counter(key for key, _ in found).items():
-        if number > 1:
-            raise ValueError(f"key {name!r} stands twice")
-    return dict(found)
 
 
 def _read(path: Path) -> bytes:

@@ -1,13 +1,12 @@
 """What a `dataset.json` of nnU-Net's raw layout says, read strictly: whatever is in it, the answer is one sentence."""
 
 import json
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from orchestrator.images.problem import SourceError, printable
-from orchestrator.storage.json_values import JsonMapping, JsonObject
+from orchestrator.storage.json_values import JsonMapping, JsonObject, distinct_keys
 
 MAX_BYTES = 16 * 1024**2
 _MAX_CHANNELS = 100
@@ -73,17 +72,11 @@ def parse_description(content: bytes, *, name: str) -> Description:
 
 
 def _loaded(content: bytes, *, name: str) -> JsonObject:
-    def pairs(found: list[tuple[str, object]]) -> JsonObject:
-        if len(loaded := dict(found)) < len(found):
-            repeated = Counter(key for key, _ in found).most_common(1)[0][0]
-            raise ValueError(f"key {repeated!r} stands twice")
-        return loaded
-
     expected = "nnU-Net's dataset.json"
     if len(content) > MAX_BYTES:
         raise _fault(name, found=f"more than {MAX_BYTES} bytes", expected=expected)
     try:
-        loaded = json.loads(content.decode("utf-8-sig"), object_pairs_hook=pairs)
+        loaded = json.loads(content.decode("utf-8-sig"), object_pairs_hook=distinct_keys)
     except (ValueError, RecursionError) as error:
         found = f"a file that is not JSON ({str(error)[:200]})"
         raise _fault(name, found=found, expected=expected) from error
