@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from orchestrator.report.answers import Answer
-from orchestrator.results.curves import CurveRow, mean
+from orchestrator.results.aggregate import mean_of
+from orchestrator.results.curves import CurveRow
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +139,7 @@ def validation_curves(curves: Mapping[str, Sequence[CurveRow]]) -> str:
         for axis, metric in zip(axes, ("dsc", "nsd"), strict=True):
             for colour, (_, rows) in zip(_colours(), sorted(curves.items()), strict=False):
                 epochs = sorted({row.epoch for row in rows})
-                means = [mean(getattr(row, metric) for row in rows if row.epoch == epoch) for epoch in epochs]
+                means = [mean_of(getattr(row, metric) for row in rows if row.epoch == epoch) for epoch in epochs]
                 axis.plot(epochs, means, "o-", markersize=3, linewidth=0.9, alpha=0.8, color=colour)
             axis.set_xlabel("epoch")
             axis.set_ylabel(metric.upper())

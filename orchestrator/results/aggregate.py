@@ -2,7 +2,7 @@
 
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from orchestrator.results.records import ResultRow, ScoreStatus
@@ -63,9 +63,10 @@ def missing_predictions(rows: Iterable[ResultRow]) -> dict[tuple[str, str, str, 
     }
 
 
-def mean_of(values: Sequence[float]) -> float:
-    """Return the mean; NaN of nothing."""
-    return statistics.fmean(values) if values else math.nan
+def mean_of(values: Iterable[float]) -> float:
+    """Return the mean of those that are numbers; NaN if none is."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return statistics.fmean(numbers) if numbers else math.nan
 
 
 def _is_scored(row: ResultRow) -> bool:

@@ -2,9 +2,7 @@
 
 import csv
 import io
-import math
-import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 
 from orchestrator.errors import IntegrityError
@@ -54,9 +52,3 @@ def read_curve(storage: Storage, key: str) -> list[CurveRow]:
         raise IntegrityError(
             f"{storage.location}/{key}: not the scores of validation cases by epoch ({error!r}). Remove it"
         ) from error
-
-
-def mean(values: Iterable[float]) -> float:
-    """Return the mean of those that are numbers; NaN if none is."""
-    numbers = [value for value in values if not math.isnan(value)]
-    return statistics.fmean(numbers) if numbers else math.nan

@@ -21,7 +21,8 @@ from orchestrator.patches.reader import PatchFile
 from orchestrator.report.figures import validation_curves
 from orchestrator.report.notes import run_notes
 from orchestrator.report.reported import Reported
-from orchestrator.results.curves import CurveRow, mean, read_curve, write_curve
+from orchestrator.results.aggregate import mean_of
+from orchestrator.results.curves import CurveRow, read_curve, write_curve
 from orchestrator.results.store import to_table
 from orchestrator.storage.local import LocalStorage
 
@@ -118,7 +119,7 @@ def test_the_weights_that_predict_are_those_of_the_best_look_also_of_a_training_
     preset = replace(PRESET, curve_every=1, checkpoint=f"best_{metric}", checkpoint_every_s=0.0)
     run, looks = looked(tmp_path / "whole", setting, preset=preset)
     run.go()
-    means = {rows[0].epoch: mean(getattr(row, metric) for row in rows) for rows in looks}
+    means = {rows[0].epoch: mean_of(getattr(row, metric) for row in rows) for rows in looks}
     best = max(means, key=lambda epoch: (means[epoch], -epoch))
     assert (run.outcome.chosen_epoch, run.outcome.chosen_score) == (best, pytest.approx(means[best]))
     assert f"what predicts are the weights of epoch {best}" in run.text

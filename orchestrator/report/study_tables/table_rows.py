@@ -170,7 +170,7 @@ def _further(rows: Sequence[ResultRow], metrics: Sequence[FurtherMetric]) -> dic
     found = {}
     for metric in metrics:
         values = ([row.further.get(metric.field, math.nan) for row in case] for case in cases)
-        of_cases = [mean_of([value for value in case if not math.isnan(value)]) for case in values]
+        of_cases = [mean_of(case) for case in values]
         found[metric.field] = quartiles_of(np.array(of_cases, float), one_empty=one_empty)
     return found
 

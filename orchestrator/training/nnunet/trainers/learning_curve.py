@@ -4,7 +4,8 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from orchestrator.results.curves import CurveRow, mean
+from orchestrator.results.aggregate import mean_of
+from orchestrator.results.curves import CurveRow
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.trainers.structures import Scores
 
@@ -29,12 +30,12 @@ class CurvePoint:
     @property
     def mean_dsc(self) -> float:
         """Over cases and structures where it is a number."""
-        return mean(row.dsc for row in self.rows)
+        return mean_of(row.dsc for row in self.rows)
 
     @property
     def mean_nsd(self) -> float:
         """Over cases and structures where it is a number."""
-        return mean(row.nsd for row in self.rows)
+        return mean_of(row.nsd for row in self.rows)
 
 
 class LearningCurve:
