@@ -174,18 +174,22 @@ def _write_ensembles(target: Storage) -> None:
             groups.setdefault(entry["group"], {})[file] = entry["fold"]
     for group, files in groups.items():
         if len(files) > 1:
-            named = "".join(f"  - {{model: {file}}}\n" for file in sorted(files, key=lambda file: (files[file], file)))
-            text = f"# The folds of {group}: orchestrator predict IMAGES --model {group}.yaml --output LABELS\n"
-            target.write_bytes(f"{group}.yaml", f"{text}models:\n{named}".encode())
+            by_fold = sorted(files, key=lambda file: (files[file], file))
+            _name_together(target, group, by_fold, what=f"The folds of {group}")
 
 
 def _write_members(target: Storage, ensemble: str, members: Sequence[str]) -> None:
     """Name the members of an ensemble of the study together, if all of them are there."""
     files = [f"{member}.zip" for member in members]
     if files and all(map(target.exists, files)):
-        named = "".join(f"  - {{model: {file}}}\n" for file in files)
-        text = f"# {ensemble}: orchestrator predict IMAGES --model {ensemble}.yaml --output LABELS\n"
-        target.write_bytes(f"{ensemble}.yaml", f"{text}models:\n{named}".encode())
+        _name_together(target, ensemble, files, what=ensemble)
+
+
+def _name_together(target: Storage, name: str, files: Sequence[str], *, what: str) -> None:
+    """Write the file by which several models are named as one."""
+    named = "".join(f"  - {{model: {file}}}\n" for file in files)
+    text = f"# {what}: orchestrator predict IMAGES --model {name}.yaml --output LABELS\n"
+    target.write_bytes(f"{name}.yaml", f"{text}models:\n{named}".encode())
 
 
 def _zip(source: Storage, training: str, *, dataset: str) -> bytes:
