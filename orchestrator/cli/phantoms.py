@@ -17,7 +17,7 @@ from orchestrator.configuration import absolute
 from orchestrator.errors import ConfigError, OrchestratorError
 from orchestrator.phantoms.downloads import (
     DOWNLOADS,
-    CaseRequest,
+    PhantomCase,
     check_downloads,
     plan_phantom_download,
     write_phantom_download,
@@ -106,16 +106,16 @@ def _check(options: argparse.Namespace) -> None:
     absolute(str(options.output), option="--output")
 
 
-def raw_requests(requests: Sequence[CaseRequest]) -> dict[str, list[CaseRequest]]:
+def raw_requests(requests: Sequence[PhantomCase]) -> dict[str, list[PhantomCase]]:
     """Return the cases of data sets in nnU-Net's layout by folder."""
-    found: dict[str, list[CaseRequest]] = {}
+    found: dict[str, list[PhantomCase]] = {}
     for dataset, name in requests:
         if dataset.source == NNUNET_RAW:
             found.setdefault(dataset.folder, []).append((dataset, name))
     return found
 
 
-def requested_cases(study: Study, *, matrix: str | None, preset_name: str) -> list[CaseRequest]:
+def requested_cases(study: Study, *, matrix: str | None, preset_name: str) -> list[PhantomCase]:
     """Return every case that the trainings of a matrix use, after the caps of a preset."""
     datasets = {dataset.name: dataset for dataset in study.datasets}
     trainings = study.trainings(matrix=matrix, preset=study.preset(preset_name))

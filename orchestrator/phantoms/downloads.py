@@ -22,7 +22,7 @@ MARKER = "PHANTOM.json"
 FORMAT = 1
 """Raised whenever the same request gives other voxels or files."""
 
-CaseRequest = tuple[Dataset, str]
+PhantomCase = tuple[Dataset, str]
 """A data set and the name of one of its cases."""
 
 
@@ -63,7 +63,7 @@ def check_downloads(datasets: Iterable[Dataset]) -> None:
 
 
 def plan_phantom_download(
-    download: str, requests: Sequence[CaseRequest], *, spacing_mm: float | None, seed: int
+    download: str, requests: Sequence[PhantomCase], *, spacing_mm: float | None, seed: int
 ) -> PhantomRequest:
     """Return the scans of one download that the requested cases need; cases of other downloads are left out.
 

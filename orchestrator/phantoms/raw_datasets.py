@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from orchestrator.benchmark.checks.names import check_case_names
 from orchestrator.benchmark.definition import Dataset, LabelSet
-from orchestrator.phantoms.downloads import FORMAT, MARKER, CaseRequest, check_spacing, is_there, replace_folder
+from orchestrator.phantoms.downloads import FORMAT, MARKER, PhantomCase, check_spacing, is_there, replace_folder
 from orchestrator.phantoms.shapes import stable_seed
 
 VIEW_MM = (180.0, 240.0, 240.0)
@@ -43,7 +43,7 @@ class _Part:
 def write_raw_phantoms(
     folder: Path,
     *,
-    requests: Sequence[CaseRequest],
+    requests: Sequence[PhantomCase],
     label_sets: Mapping[str, LabelSet],
     spacing_mm: float | None,
     seed: int,
@@ -93,7 +93,7 @@ def write_raw_phantoms(
 
 
 def _marker(
-    download: str, requests: Sequence[CaseRequest], *, spacing_mm: float | None, seed: int
+    download: str, requests: Sequence[PhantomCase], *, spacing_mm: float | None, seed: int
 ) -> Mapping[str, object]:
     """Return what says which phantoms a folder holds."""
     return {
