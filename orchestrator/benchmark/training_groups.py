@@ -12,7 +12,7 @@ from orchestrator.benchmark.checks.names import (
 from orchestrator.benchmark.definition import Dataset, LabelSet
 from orchestrator.benchmark.folds import DatasetCases
 from orchestrator.benchmark.study import ALL_MATRICES, Evaluation, Selector, TrainingGroup
-from orchestrator.benchmark.study_file import StudyFile, TrainingEntry
+from orchestrator.benchmark.study_file import ModelEntry, StudyFile, TrainingEntry
 from orchestrator.benchmark.trainings.ensembles import Ensemble
 from orchestrator.configuration import expect_known
 from orchestrator.errors import ConfigError
@@ -166,19 +166,18 @@ class TrainingReader:
             raise ConfigError(f"{where}: {direct.name} lacks a fold or a model of {group.name}; expected all of them")
 
 
-def _check_ids(groups: Iterable[TrainingGroup], *, models: Mapping[str, object], where: str) -> None:
+def _check_ids(groups: Iterable[TrainingGroup], *, models: Mapping[str, ModelEntry], where: str) -> None:
     """Raise ConfigError if two trainings would have one id."""
-    suffixes = {name: getattr(model, "suffix", "") for name, model in models.items()}
+    suffixes = {name: model.suffix for name, model in models.items()}
     groups = list(groups)
     names = Counter(group.name + suffixes[model] for group in groups for model in group.matrix_of_model)
     if repeated := [name for name, number in names.items() if number > 1]:
         raise ConfigError(f"{where}: {repeated[0]} would be two groups; give their models different suffixes")
-    seeds = {name: getattr(model, "seeds", []) for name, model in models.items()}
     with_seeds = {
         f"{group.name}{suffixes[model]}-seed{seed}"
         for group in groups
         for model in group.matrix_of_model
-        for seed in seeds[model]
+        for seed in models[model].seeds
     }
     check_letter_case(names, where=where, what="groups")
     if both := sorted(with_seeds.intersection(names)):
