@@ -8,10 +8,10 @@ from operator import index
 from pathlib import Path
 from typing import TYPE_CHECKING, SupportsIndex
 
-from kernels import FIELDS, METRICS
+from kernels import METRICS
 from orchestrator.configuration import is_folder
 from orchestrator.errors import ConfigError
-from orchestrator.scoring.folders import FolderComparison, FolderScore, metric_value
+from orchestrator.scoring.folders import FolderComparison, FolderScore, columns_of
 from orchestrator.scoring.structures import OF_TOLERANCE, Region, ScoredStructure, Tolerances, region_name
 from orchestrator.storage.filesystem import open_storage
 
@@ -160,20 +160,13 @@ class FolderScores:
         return self.to_arrow().to_pandas()
 
     def _record(self, row: FolderScore, *, has_regions: bool) -> dict[str, object]:
-        score = row.score
+        columns = columns_of(row.score, self.metrics)
         return {
             "prediction": row.prediction,
             "case": row.case,
-            "label": score.structure if has_regions else int(score.structure),
-            "status": str(score.status),
-            **{FIELDS[metric]: _number(metric_value(score, metric)) for metric in self.metrics},
-            "tolerance_mm": _number(score.tolerance_mm),
-            **{f"spacing_{axis}_mm": _number(step) for axis, step in zip("zyx", score.spacing_mm, strict=True)},
-            "num_reference_voxels": score.num_reference_voxels,
-            "num_predicted_voxels": score.num_predicted_voxels,
-            "message": score.message,
+            "label": row.score.structure if has_regions else int(row.score.structure),
+            **{
+                name: None if isinstance(value, float) and math.isnan(value) else value
+                for name, value in columns.items()
+            },
         }
-
-
-def _number(value: float) -> float | None:
-    return None if math.isnan(value) else value

@@ -12,7 +12,7 @@ from kernels import FIELDS, FURTHER
 from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.images.label_maps import SUFFIXES
 from orchestrator.results.records import CaseScore, ScoreStatus
-from orchestrator.scoring.score import NoPrediction, score_files
+from orchestrator.scoring.score import NoPrediction, missing_score, score_files
 from orchestrator.scoring.structures import ScoredStructure
 from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
@@ -149,7 +149,7 @@ class FolderComparison:
     def unscored(self, case: str, *, message: str) -> list["FolderScore"]:
         """Return the rows of a case that cannot be scored, and why."""
         return [
-            FolderScore(prediction=folder.location, case=case, score=_unscored(structure, message=message))
+            FolderScore(prediction=folder.location, case=case, score=missing_score(structure, message=message))
             for folder in self.predictions
             for structure in self.structures
         ]
@@ -221,6 +221,19 @@ def metric_value(score: CaseScore, metric: str) -> float:
     return float(getattr(score, FIELDS[metric]))
 
 
+def columns_of(score: CaseScore, metrics: Sequence[str]) -> dict[str, str | float]:
+    """Return what a table has of a score beside the names of its case and structure, by column; NaN for no number."""
+    return {
+        "status": str(score.status),
+        **{FIELDS[metric]: metric_value(score, metric) for metric in metrics},
+        "tolerance_mm": score.tolerance_mm,
+        **{f"spacing_{axis}_mm": step for axis, step in zip("zyx", score.spacing_mm, strict=True)},
+        "num_reference_voxels": score.num_reference_voxels,
+        "num_predicted_voxels": score.num_predicted_voxels,
+        "message": score.message,
+    }
+
+
 def is_label_map(key: str) -> bool:
     """Whether the name of a file is that of a label map, and not hidden as what macOS and tools leave beside them."""
     is_hidden = any(part.startswith(".") for part in key.split("/"))
@@ -234,18 +247,4 @@ def _summary(values: Iterable[float]) -> MetricSummary:
         mean=statistics.fmean(finite) if finite else math.nan,
         sd=statistics.stdev(finite) if len(finite) > 1 else math.nan,
         median=statistics.median(finite) if finite else math.nan,
-    )
-
-
-def _unscored(structure: ScoredStructure, *, message: str) -> CaseScore:
-    return CaseScore(
-        structure=structure.name,
-        status=ScoreStatus.MISSING,
-        dsc=math.nan,
-        nsd=math.nan,
-        tolerance_mm=structure.tolerance_mm,
-        spacing_mm=(math.nan, math.nan, math.nan),
-        num_reference_voxels=0,
-        num_predicted_voxels=0,
-        message=message,
     )

@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 from kernels import FIELDS
 from orchestrator.errors import DataError, StorageError
 from orchestrator.results.records import ScoreStatus
-from orchestrator.scoring.folders import NO_FILE, FolderComparison, FolderScore, metric_value
+from orchestrator.scoring.folders import NO_FILE, FolderComparison, FolderScore, columns_of
 from orchestrator.scoring.score import NoPrediction
 from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
@@ -120,14 +120,9 @@ class KeptScores:
                     "method": method,
                     "case": row.case,
                     "structure": score.structure,
-                    "status": str(score.status),
+                    **columns_of(score, self.comparison.metrics),
                     "message": score.message.encode(errors="replace").decode(),
                     "sha256": digests.get(method, _UNKNOWN),
-                    "num_reference_voxels": score.num_reference_voxels,
-                    "num_predicted_voxels": score.num_predicted_voxels,
-                    **{FIELDS[metric]: metric_value(score, metric) for metric in self.comparison.metrics},
-                    "tolerance_mm": score.tolerance_mm,
-                    **{f"spacing_{axis}_mm": step for axis, step in zip("zyx", score.spacing_mm, strict=True)},
                 }
             )
         return pa.Table.from_pylist(records, schema=self._schema)

@@ -239,16 +239,21 @@ def _missing(truth: LabelMap, structures: Sequence[ScoredStructure], *, message:
     num_by_label = dict(zip(labels, count_labels(truth.array, labels), strict=True))
     nums = [sum(num_by_label[label] for label in set(structure.reference_labels)) for structure in structures]
     return tuple(
-        CaseScore(
-            structure=structure.name,
-            status=ScoreStatus.MISSING,
-            dsc=math.nan,
-            nsd=math.nan,
-            tolerance_mm=structure.tolerance_mm,
-            spacing_mm=truth.spacing_mm,
-            num_reference_voxels=int(num),
-            num_predicted_voxels=0,
-            message=message,
-        )
+        replace(missing_score(structure, message=message), spacing_mm=truth.spacing_mm, num_reference_voxels=int(num))
         for structure, num in zip(structures, nums, strict=True)
+    )
+
+
+def missing_score(structure: ScoredStructure, *, message: str) -> CaseScore:
+    """Return the score of a structure that cannot be scored, of a reference of which nothing is known."""
+    return CaseScore(
+        structure=structure.name,
+        status=ScoreStatus.MISSING,
+        dsc=math.nan,
+        nsd=math.nan,
+        tolerance_mm=structure.tolerance_mm,
+        spacing_mm=(math.nan, math.nan, math.nan),
+        num_reference_voxels=0,
+        num_predicted_voxels=0,
+        message=message,
     )
