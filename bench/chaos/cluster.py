@@ -17,7 +17,9 @@ from orchestrator.cluster.environment import AUTH_MODE, AUTH_TOKEN_PATH, create_
 
 RUN_ALL = ("-m", "orchestrator.run_all")
 NUM_WORKER_NODES = 2
-SPARED = ("IDLE", "Agent", "SynchronizationActor", "AutoscalingCoordinator")
+TRAINS = "ray::train "
+"""With which the title of a process begins that trains."""
+SPARED = ("IDLE", "Agent")
 """In the titles of processes without which a run goes on."""
 SETTINGS = {
     # A driver whose head node is gone waits a minute for it by default.
@@ -106,18 +108,16 @@ class ChaosCluster(ABC):
         self.driver = self._start_on_head(command, output=self._folder / "driver.log")
 
     def kill_worker(self, rng: random.Random) -> Target | None:
-        """Kill a process that carries out a stage, or controls a training."""
-        failed = self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
-        # What it controlled may have been elsewhere.
-        return failed and Target(name=failed.name)
+        """Kill a process that carries out a stage."""
+        return self._signal_worker(rng, signal.SIGKILL, lambda title: not any(name in title for name in SPARED))
 
     def kill_trainer(self, rng: random.Random) -> Target | None:
         """Kill a process that trains."""
-        return self._signal_worker(rng, signal.SIGKILL, lambda title: "RayTrainWorker" in title)
+        return self._signal_worker(rng, signal.SIGKILL, lambda title: title.startswith(TRAINS))
 
     def warn_trainer(self, rng: random.Random) -> Target | None:
         """Send SIGTERM to a process that trains."""
-        return self._signal_worker(rng, signal.SIGTERM, lambda title: "RayTrainWorker" in title)
+        return self._signal_worker(rng, signal.SIGTERM, lambda title: title.startswith(TRAINS))
 
     def kill_driver(self, _: random.Random) -> Target | None:
         """Kill the command itself."""

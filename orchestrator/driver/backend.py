@@ -45,8 +45,8 @@ class Backend(Protocol):
         context
             The run.
         separate_trainings
-            Each training gets a process of its own, on any node; otherwise it is fitted in one that goes on to the next
-            one, which spares a miniature the start of five processes and the imports of nnU-Net.
+            Each training gets a process of its own; otherwise one goes on to the next training, which spares a
+            miniature the imports of nnU-Net.
         """
 
     def start(self, start: Start, *, nodes: Collection[Node], quarantined: Collection[str]) -> None:

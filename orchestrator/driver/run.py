@@ -187,7 +187,7 @@ class _Call:
             if backend.dashboard:
                 self.listener.note(f"Ray dashboard: {backend.dashboard}")
             # On a GPU a process must end for its memory to be given back.
-            separate = not backend.is_embedded or need.gpus > 0 or schedule.needs.of_networks[0].num_workers > 1
+            separate = not backend.is_embedded or need.gpus > 0
             backend.begin(_run_context(request, need), separate_trainings=separate)
             observer = RunObserver(schedule, view=self.listener, publish=backend.publish, clock=time.monotonic)
             loop = RunLoop(

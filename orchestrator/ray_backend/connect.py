@@ -33,7 +33,7 @@ LONGEST_TOLD = 500
 HEAD_ANSWERS_WITHIN_S = 20.0
 """Longest wait for the head of a cluster that is to be running: it may have been started a moment ago."""
 
-# The Train page of the dashboard lists the trainings.
+# The Train page of the dashboard lists trainings of several workers.
 _TRAIN_SETTINGS = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1", "RAY_TRAIN_V2_ENABLED": "1"}
 POLL_S = 0.5
 _is_free = threading.Lock()

@@ -3,6 +3,7 @@
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 import ray
@@ -26,7 +27,7 @@ from orchestrator.ray_backend.launch_failures import LaunchFailures, log_of_auto
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.metrics import RayMetrics
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of, time_left
-from orchestrator.ray_backend.tasks import settle_coordinator, submit
+from orchestrator.ray_backend.tasks import submit
 from orchestrator.scheduling.ended import Done, Ended, Failed
 from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, NodesSeen, Resources
@@ -91,7 +92,9 @@ class RayBackend:
         self._connection = connection
         self._context: ray.ObjectRef[RunContext] | None = None
         self._separate_trainings = False
+        self._has_divided = False
         self._running: dict[ray.ObjectRef[Ended], StageKey] = {}
+        self._places: dict[StageKey, str] = {}
         self._capacity_requests = CapacityRequests()
         self._failures = LaunchFailures(log_of_autoscaler())
         self._metrics = RayMetrics()
@@ -107,23 +110,22 @@ class RayBackend:
         return (nodes_here if self.is_embedded else nodes_of)(ray.nodes())
 
     def begin(self, context: RunContext, *, separate_trainings: bool) -> None:
-        """Prepare to carry out stages of a run; separate trainings get a Ray Train worker each."""
+        """Prepare to carry out stages of a run; separate trainings get a process each."""
         self._context = ray.put(context)
         self._separate_trainings = separate_trainings
-        if separate_trainings:
-            settle_coordinator()
 
     def start(self, start: Start, *, nodes: Collection[Node], quarantined: Collection[str]) -> None:
         """Start a stage: on a machine like the one that was chosen, of these, and on none that is quarantined."""
         stage = start.stage
         node = next(node for node in nodes if node.id == start.node)
-        reference = submit(
+        reference, self._places[stage.key] = submit(
             start,
             context=self._context,
-            separate=self._separate_trainings and stage.kind is StageKind.TRAIN,
+            is_separate=self._separate_trainings and stage.kind is StageKind.TRAIN,
             selector=label_selector(node, nodes=nodes, quarantined=quarantined),
         )
         self._running[reference] = stage.key
+        self._has_divided |= start.num_workers > 1
 
     def wait(self, *, timeout_s: float) -> Sequence[tuple[StageKey, Ended]]:
         """Return what has ended, as soon as anything has, and nothing after that time."""
@@ -136,7 +138,7 @@ class RayBackend:
             if reference not in self._running:
                 self._capacity_requests.ended(reference)
                 self._nodes_seen_s = float("-inf")
-        ended = [(self._running.pop(one), _end_of(one)) for one in finished if one in self._running]
+        ended = [self._end_of(one) for one in finished if one in self._running]
         if any(isinstance(end, Failed) for _, end in ended):
             # Its machine may be about to leave: what is tried again would be waited for there.
             self._nodes_seen_s = float("-inf")
@@ -152,7 +154,7 @@ class RayBackend:
         if time.monotonic() - self._nodes_seen_s < NODES_INTERVAL_S:
             return None
         self._nodes_seen_s = time.monotonic()
-        if self._separate_trainings:
+        if self._has_divided:
             free_reserved_places()
         found = ray.nodes()
         left_s = time_left(found, now_s=time.time())
@@ -183,10 +185,12 @@ class RayBackend:
         """Set the metrics of the Ray cluster."""
         self._metrics.publish(snapshot, stage_seconds)
 
-
-def _end_of(reference: "ray.ObjectRef[Ended]") -> Ended:
-    try:
-        # A training in a worker of its own tells nothing at its end.
-        return ray.get(reference) or Done()
-    except RayError as error:
-        return failure_of(error)
+    def _end_of(self, reference: "ray.ObjectRef[Ended]") -> tuple[StageKey, Ended]:
+        key = self._running.pop(reference)
+        node = self._places.pop(key, "")
+        try:
+            # A training of several workers tells nothing at its end.
+            return key, ray.get(reference) or Done()
+        except RayError as error:
+            failed = failure_of(error)
+            return key, replace(failed, node=failed.node or node)

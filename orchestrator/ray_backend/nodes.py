@@ -4,6 +4,8 @@ import math
 from collections.abc import Collection, Iterable
 from dataclasses import replace
 
+import ray
+
 from orchestrator.cluster.gpu_kinds import kind_named, memory_of_gpus_here
 from orchestrator.cluster.node_pool import NO_GPU
 from orchestrator.scheduling.resources import Node, Resources
@@ -65,6 +67,12 @@ def without(quarantined: Collection[str]) -> dict[str, str]:
 def only(node_id: str) -> dict[str, str]:
     """Return the label of one machine."""
     return {_NODE_LABEL: node_id}
+
+
+def has_room(node_id: str, share: Resources) -> bool:
+    """Return whether a node has so much that nothing takes at the moment, as far as Ray knows."""
+    free = ray._private.state.available_resources_per_node().get(node_id, {})  # noqa: SLF001 - what Ray's own use
+    return share.fits_in(Resources(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0)))
 
 
 def _node(record: JsonMapping) -> Node:

@@ -1,13 +1,11 @@
-"""What runs in Ray's own processes: a stage, alone or through Ray Train; part of the one door to Ray."""
+"""What runs in Ray's own processes: a stage, or one of several workers of a training; part of the one door to Ray."""
 
 import logging
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 from ray.train.backend import Backend, BackendConfig
@@ -16,7 +14,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from orchestrator.cluster.environment import COMPILED, FOR_WORKERS
 from orchestrator.ray_backend.draining import draining_nodes
 from orchestrator.ray_backend.errors import FailedStageError, cause_of, classify
-from orchestrator.ray_backend.nodes import only
+from orchestrator.ray_backend.nodes import has_room, only
 from orchestrator.scheduling.ended import Done, Failed
 from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Resources
@@ -34,53 +32,63 @@ DRAIN_EVERY_S = 5.0
 """Time between two looks at whether the node of a training is drained."""
 
 
+class Submitted(NamedTuple):
+    """A stage in Ray's hands."""
+
+    reference: "ray.ObjectRef[Done]"
+    """What comes back where it succeeds."""
+    node: str
+    """Where it runs; empty if Ray chooses. A process that dies cannot say where it was."""
+
+
 def submit(
-    start: Start, *, context: "ray.ObjectRef[RunContext]", separate: bool, selector: dict[str, str]
-) -> "ray.ObjectRef[Done]":
-    """Hand one stage to Ray under its own name; what comes back is `Done`, where Ray chose the node.
+    start: Start, *, context: "ray.ObjectRef[RunContext]", is_separate: bool, selector: dict[str, str]
+) -> Submitted:
+    """Hand one stage to Ray under its own name.
 
     Parameters
     ----------
     start
-        What is done and with what; the workers of a separate training go to its node, where they find room there.
+        What is done and with what.
     context
         A reference to the context.
-    separate
-        A training gets workers of its own.
+    is_separate
+        It gets a process of its own, on its node if there is room; several workers anyway.
     selector
         Labels of the machines on which the stage may run.
     """
-    stage, share = start.stage, start.share
-    if separate:
+    options: dict[str, object] = {"name": start.stage.key.text}
+    if start.num_workers > 1:
+        settle_coordinator()
         # The workers take the share; the task that waits for them takes no processors. Yet it and Ray Train's actors,
         # which follow it, take half a GiB: Ray would put those of all trainings beside the driver.
-        chosen = NodeAffinitySchedulingStrategy(start.node, soft=True)
-        options = {"name": stage.key.text, "num_cpus": 0, "scheduling_strategy": chosen}
-        return _fit_apart.options(**options).remote(context, start, selector)
-    options = {"name": stage.key.text, "num_cpus": share.cpus, "num_gpus": share.gpus}
-    if selector:
+        options |= {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(start.node, soft=True)}
+        return Submitted(reference=_fit.options(**options).remote(context, start, selector), node="")
+    options |= {"num_cpus": start.share.cpus, "num_gpus": start.share.gpus}
+    node = start.node if is_separate and has_room(start.node, start.share) else ""
+    if node:
+        options["scheduling_strategy"] = NodeAffinitySchedulingStrategy(node, soft=False)
+    elif selector:
         options["label_selector"] = selector
-    if stage.kind is StageKind.TRAIN:
-        return _fit_here.options(**options).remote(context, start)
-    return (_carry_out_once if share.gpus else _carry_out).options(**options).remote(context, start)
+    task = _carry_out_once if is_separate or start.share.gpus else _carry_out
+    return Submitted(reference=task.options(**options).remote(context, start), node=node)
 
 
 def settle_coordinator() -> None:
     """Start what Ray Train has once in a cluster beside this process, if it does not run yet.
 
-    All trainings ask it for their processors. It stays where it is asked for first: the machine of the first training,
-    whose loss would keep all others waiting for its answers.
+    All trainings of several workers ask it for their processors. It stays where it is asked for first: the machine of
+    the first of them, whose loss would keep all others waiting for its answers.
     """
     from ray.data._internal.cluster_autoscaler import get_or_create_autoscaling_coordinator
 
     get_or_create_autoscaling_coordinator()
 
 
-def _carry_out_here(
-    context: RunContext, start: Start, *, watches: Sequence[Watch] = (), worker: Worker | None = None
-) -> Done:
+def _carry_out_here(context: RunContext, start: Start, *, worker: Worker | None = None) -> Done:
     """Carry out a stage in this process."""
     stage = start.stage
+    watches = (Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S),)
     _log_to_process(stage)
     _settle_environment()
     node: str = ray.get_runtime_context().get_node_id()
@@ -125,8 +133,8 @@ class _ListeningBackend(Backend):  # type: ignore[misc]
 class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
     """Tells Ray Train to leave ``torch.distributed`` alone.
 
-    Ray's torch backend starts a process group before the training loop, even for a single worker: nnU-Net's trainer
-    then takes itself for distributed when it is made, and moves to CUDA. Several workers find each other later.
+    Ray's torch backend starts a process group before the training loop: nnU-Net's trainer then takes itself for
+    distributed when it is made, and moves to CUDA. Workers find each other later.
     """
 
     backend: str = "none"
@@ -137,20 +145,11 @@ class _NoProcessGroup(BackendConfig):  # type: ignore[misc]
         return _ListeningBackend
 
 
-@ray.remote(max_retries=0)  # type: ignore[untyped-decorator]
-def _fit_here(context: RunContext, start: Start) -> None:
-    _fit(context, start, separate=False, selector={})
-
-
 # Ray Train leaves a reference to what it has put into the object store, until Python collects its garbage: as long as
 # the process is there Ray takes its machine for busy, and lets none go.
 @ray.remote(max_retries=0, max_calls=1)  # type: ignore[untyped-decorator]
-def _fit_apart(context: RunContext, start: Start, selector: dict[str, str]) -> None:
-    _fit(context, start, separate=True, selector=selector)
-
-
-def _fit(context: RunContext, start: Start, *, separate: bool, selector: dict[str, str]) -> None:
-    """Run one training through Ray Train, in workers of its own or in this process, and wait for it."""
+def _fit(context: RunContext, start: Start, selector: dict[str, str]) -> None:
+    """Run one training of several workers through Ray Train, and wait for it."""
     from ray.train import RunConfig, ScalingConfig, WorkerGroupError
 
     from orchestrator.ray_backend.trainer import LeanTrainer
@@ -161,7 +160,6 @@ def _fit(context: RunContext, start: Start, *, separate: bool, selector: dict[st
         _train_worker,
         train_loop_config={"context": context, "start": start},
         torch_config=_NoProcessGroup(),
-        # No workers is Ray Train's local mode: the loop runs where `fit` is called.
         scaling_config=ScalingConfig(
             num_workers=start.num_workers,
             use_gpu=each.gpus > 0,
@@ -169,9 +167,7 @@ def _fit(context: RunContext, start: Start, *, separate: bool, selector: dict[st
             # nnU-Net's workers are on one machine.
             placement_strategy="STRICT_PACK",
             label_selector=_here_if_free(start.share) or selector or None,
-        )
-        if separate
-        else ScalingConfig(num_workers=0),
+        ),
         run_config=RunConfig(name=stage.key.text.replace(" ", "-"), **_ray_train_storage(context)),
     )
     try:
@@ -183,31 +179,18 @@ def _fit(context: RunContext, start: Start, *, separate: bool, selector: dict[st
 def _here_if_free(share: Resources) -> dict[str, str]:
     """Return the label of this machine if it has room for all workers; elsewhere, two machines could end a training."""
     node_id = ray.get_runtime_context().get_node_id()
-    free = ray._private.state.available_resources_per_node().get(node_id, {})  # noqa: SLF001 - what Ray's own use
-    is_free = share.fits_in(Resources(cpus=free.get("CPU", 0.0), gpus=free.get("GPU", 0.0)))
-    return only(node_id) if is_free else {}
+    return only(node_id) if has_room(node_id, share) else {}
 
 
 def _train_worker(config: JsonMapping) -> None:
-    drain = Watch(look=_look_for_drain, every_s=DRAIN_EVERY_S)
-    start: Start = config["start"]
-    with _worker_here(start.num_workers) as worker:
-        _carry_out_here(config["context"], start, watches=(drain,), worker=worker)
-
-
-@contextmanager
-def _worker_here(number: int) -> Iterator[Worker]:
-    """Context with who this is among the workers of its training."""
-    if number == 1:
-        yield Worker()
-        return
     from ray.train import get_context
     from ray.train.collective import broadcast_from_rank_zero
 
+    start: Start = config["start"]
     rank = get_context().get_world_rank()
     with TemporaryDirectory(prefix="workers-") as own:
-        meeting = broadcast_from_rank_zero(own)
-        yield Worker(rank=rank, number=number, meeting=Path(meeting))
+        worker = Worker(rank=rank, number=start.num_workers, meeting=Path(broadcast_from_rank_zero(own)))
+        _carry_out_here(config["context"], start, worker=worker)
 
 
 def _look_for_drain() -> str:

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.chaos.cluster import title
+from bench.chaos.cluster import TRAINS, title
 from bench.chaos.events import RunEvents
 from bench.chaos.hosts import host_cluster
 from bench.instruments import network_hosts
@@ -245,7 +245,7 @@ def test_a_host_that_is_cut_off_does_no_harm_once_its_training_goes_on_elsewhere
         cluster.start_driver(arguments, program=("-c", DRIVER, "never", repr(CHANGES)))
         place = wait_for(lambda: of_kind("checkpoint_saved"), cluster=cluster)[0]
         (host,) = [host for host in cluster.workers if host.name == place["host"]]
-        (trainer,) = [pid for pid in host.pids() if "RayTrainWorker" in title(pid)]
+        (trainer,) = [pid for pid in host.pids() if title(pid).startswith(TRAINS)]
         # Held up as well, it wakes when it has been replaced: at its worst moment, and not at its end.
         os.kill(trainer, signal.SIGSTOP)
         cluster.cut_off(host)

@@ -10,7 +10,7 @@ from unittest import mock
 import pytest
 import ray
 from ray.cluster_utils import Cluster
-from ray.exceptions import RayError
+from ray.exceptions import RayError, WorkerCrashedError
 from ray.util.placement_group import placement_group
 
 from orchestrator.cluster.kinds.existing import ExistingCluster
@@ -24,7 +24,7 @@ from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.executor import RayBackend
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
-from orchestrator.ray_backend.tasks import settle_coordinator, submit
+from orchestrator.ray_backend.tasks import Submitted, settle_coordinator, submit
 from orchestrator.scheduling.ended import Done, Failed, FailureKind
 from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, Resources, node_of
@@ -107,6 +107,26 @@ def test_after_a_failure_the_machines_are_looked_at_before_anything_else_is_star
         assert (seen.draining if seen else None) == draining
 
 
+def test_a_training_whose_process_dies_is_known_to_have_been_on_its_machine(monkeypatch):
+    """Which is left alone once this has happened there too often."""
+
+    def die(_):
+        raise WorkerCrashedError
+
+    connection = SimpleNamespace(nodes=(), dashboard="", is_embedded=False, idle_s=60.0, provisioner=None)
+    backend, key = RayBackend(connection, pools=()), StageKey(kind=StageKind.TRAIN, training="a")
+    monkeypatch.setattr(executor.ray, "nodes", list)
+    monkeypatch.setattr(executor.ray, "wait", lambda references, **_: (references, []))
+    monkeypatch.setattr(executor.ray, "get", die)
+    monkeypatch.setattr(executor, "submit", lambda *_, **__: Submitted(reference=mock.Mock(), node="n1"))
+    (node,) = nodes_of([record("n1", cpus=1)])
+    stage = Stage(key=key, dependencies=(), products=(), expected_s=1.0)
+    start = Start(stage=stage, node="n1", attempt=1, share=Resources(cpus=1))
+    backend.start(start, nodes=[node], quarantined=())
+    ((ended, failed),) = backend.wait(timeout_s=0)
+    assert (ended, failed.kind, failed.node) == (key, FailureKind.CRASH, "n1")
+
+
 def test_ray_is_told_the_kind_of_gpu_only_where_there_are_several_and_no_broken_machine():
     one, other = (Node(id=kind, offered=Resources(cpus=8, gpus=1), kind=kind, speed=1.0) for kind in ("A100", "A10G"))
     assert label_selector(one, nodes=[one], quarantined=()) == {}
@@ -152,7 +172,7 @@ def is_alive(node_id):
 
 def look_where_a_training_runs(folder):
     class Context:
-        """Tells where the actors of a training are as soon as it looks at this, and ends it."""
+        """Tells where a training and its actors are as soon as it looks at this, and ends it."""
 
         output = str(folder)
 
@@ -162,23 +182,32 @@ def look_where_a_training_runs(folder):
         @property
         def num_threads(self):
             actors = [actor for key, actor in ray._private.state.actors().items() if key not in self._before]
-            raise DataError(json.dumps({actor["ActorClassName"]: actor["Address"]["NodeID"] for actor in actors}))
+            places = {actor["ActorClassName"]: actor["Address"]["NodeID"] for actor in actors}
+            raise DataError(json.dumps(places | {"itself": ray.get_runtime_context().get_node_id()}))
+
+    def where(node_id, *, num_workers):
+        stage = Stage(key=StageKey(kind=StageKind.TRAIN, training="a"), dependencies=(), products=(), expected_s=1.0)
+        context = ray.put(Context(ray._private.state.actors()))
+        share = Resources(cpus=num_workers)
+        start = Start(stage=stage, node=node_id, attempt=1, share=share, num_workers=num_workers)
+        submitted = submit(start, context=context, is_separate=True, selector={})
+        with pytest.raises(RayError) as caught:
+            ray.get(submitted.reference)
+        failed = failure_of(caught.value)
+        assert (failed.kind, failed.node) == (FailureKind.DETERMINISTIC, node_id)
+        assert submitted.node == (node_id if num_workers == 1 else "")
+        return json.loads(failed.line.partition(": ")[2])
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
-    nodes = [cluster.add_node(num_cpus=1).node_id for _ in range(2)]
+    nodes = [cluster.add_node(num_cpus=2).node_id for _ in range(2)]
     with connected(ExistingCluster(address=cluster.address), run=None):
-        settle_coordinator()
-        stage = Stage(key=StageKey(kind=StageKind.TRAIN, training="a"), dependencies=(), products=(), expected_s=1.0)
         for node_id in nodes:
-            context = ray.put(Context(ray._private.state.actors()))
-            start = Start(stage=stage, node=node_id, attempt=1, share=Resources(cpus=1))
-            reference = submit(start, context=context, separate=True, selector={})
-            with pytest.raises(RayError) as caught:
-                ray.get(reference)
-            failed = failure_of(caught.value)
-            assert (failed.kind, failed.node) == (FailureKind.DETERMINISTIC, node_id)
-            found = json.loads(failed.line.partition(": ")[2])
-            of_training = {"TrainController", "SynchronizationActor", "RayTrainWorker"}
+            # No process beside the one that trains.
+            assert where(node_id, num_workers=1) == {"itself": node_id}
+        settle_coordinator()
+        for node_id in nodes:
+            found = where(node_id, num_workers=2)
+            of_training = {"TrainController", "SynchronizationActor", "RayTrainWorker", "itself"}
             # Of which there is one in the cluster, always on the head.
             assert found.keys() - {"TrainStateActor"} == of_training
             assert {found[name] for name in of_training} == {node_id}
