@@ -32,7 +32,7 @@ class EvaluateOptions(TypedDict, total=False):
     workers: int | None
     """Processes; up to one a core unless given."""
     cluster: Path | str | None
-    """Cluster file: score as Ray tasks there; the folders must be seen on its machines."""
+    """Cluster file: score as Ray tasks there; the folders, and an output, must be seen on its machines."""
     on_case: Callable[[int, int], None]
     """Called after each case with how many are scored, and of how many."""
 
@@ -97,8 +97,8 @@ def _rows_in_order(comparison: "FolderComparison", options: EvaluateOptions) -> 
     return [row for case in cases for row in rows[case]]
 
 
-class SubmitOptions(TypedDict, total=False):
-    """What `submit` may be given besides, by name."""
+class SubmitOptions(EvaluateOptions, total=False):
+    """What `submit` may be given besides, by name; `dimension` and `ignored_label` go with `reference`."""
 
     reference: str | Path | None
     """Folder or prefix of a bucket with the true label maps; unless given, `output` is a run, and has them."""
@@ -106,22 +106,12 @@ class SubmitOptions(TypedDict, total=False):
     """With `reference`: tolerance of the NSD of each label to be scored, or of each union, as for `evaluate`."""
     metrics: Collection[str]
     """With `reference`: of `kernels.METRICS`; DSC, NSD, HD95 and ASSD unless given."""
-    dimension: Literal[2, 3]
-    """With `reference`: as that of `evaluate`."""
-    ignored_label: int | None
-    """With `reference`: as that of `evaluate`."""
     patients: Path | str | None
     """With `reference`: CSV file with the columns `case` and `patient`; each case is one of its own unless given."""
     study: str | Path | None
     """Beside a run: file of the study that it trains; unless given, that with which it was started."""
     label_set: str | None
     """Beside a run: what the values of the label maps mean; the only one that is scored unless given."""
-    workers: int | None
-    """Processes; up to one a core unless given."""
-    cluster: Path | str | None
-    """Cluster file: score as Ray tasks there; the folders and the output must be seen on its machines."""
-    on_case: Callable[[int, int], None]
-    """Called after each case with how many are scored, and of how many."""
 
 
 def submit(submissions: Sequence[str], *, output: str | Path, **options: Unpack[SubmitOptions]) -> "Submitted":

@@ -4,7 +4,7 @@ import argparse
 import math
 import secrets
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -36,6 +36,7 @@ from orchestrator.storage.interface import TEMPORARY_PREFIX, Storage
 
 MOST_LABELS_AT_ONCE = 65535
 OUTPUT_SUFFIXES = (".csv", ".parquet")
+_METRICS = "dsc,nsd"
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -49,37 +50,42 @@ def build_parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--reference", required=True, help="folder or bucket with the true label maps")
     add("--prediction", required=True, action="append", help="folder or bucket to be scored; may be repeated")
+    add_scoring(add, metrics=_METRICS, needs_labels=True)
+    parser.set_defaults(metrics=_METRICS, dimension=3)
+    add_processes(parser)
+    add("--leaderboard", help="with several --prediction: .csv file for their ranks in each label and metric")
+    add("--output", help="file for the rows of all cases, .csv or .parquet (default: only the summary is shown)")
+    return parser
+
+
+def add_scoring(add: Callable[..., argparse.Action], *, metrics: str, needs_labels: bool) -> None:
+    """Add options for what is scored beside references; `metrics` are those of a call that names none."""
     add(
         "--label",
-        required=True,
+        required=needs_labels,
         action="append",
         metavar="LABEL[=MM]",
         help="a label and the tolerance of its NSD in mm, such as 1=1.0, or 1 alone without that metric; 1+2=1.0 is "
         "the union of two, 1-15=1.0 each of fifteen; may be repeated",
     )
-    add(
-        "--ignored-label",
-        type=int,
-        help="value in the references of voxels that nobody has annotated",
-    )
+    add("--ignored-label", type=int, help="value in the references of voxels that nobody has annotated")
     add(
         "--metrics",
-        default="dsc,nsd",
-        help=f"of {','.join(METRICS)} (default: dsc,nsd); the voxel ones are those of MONAI, medpy and panoptica",
+        help=f"of {','.join(METRICS)} (default: {metrics}); the voxel ones are those of MONAI, medpy and panoptica",
     )
     add(
         "--dimension",
         type=int,
         choices=(2, 3),
-        default=3,
         help="2: contours, for files of one slice or two axes; 3: surfaces (default)",
     )
+
+
+def add_processes(parser: argparse.ArgumentParser) -> None:
+    """Add options for where it is scored."""
     where = parser.add_mutually_exclusive_group()
     where.add_argument("--workers", type=int, help="processes (default: up to one a core)")
     where.add_argument("--cluster", type=Path, help="cluster file: score as Ray tasks; the folders must be seen there")
-    add("--leaderboard", help="with several --prediction: .csv file for their ranks in each label and metric")
-    add("--output", help="file for the rows of all cases, .csv or .parquet (default: only the summary is shown)")
-    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -130,7 +136,7 @@ def score_all(options: argparse.Namespace, *, errors: Console) -> FolderScores:
             options.reference,
             options.prediction,
             tolerances_mm=tolerances_of(options.label),
-            metrics=[name.strip() for name in options.metrics.split(",")],
+            metrics=metrics_of(options.metrics),
             dimension=options.dimension,
             ignored_label=options.ignored_label,
             workers=options.workers,
@@ -157,6 +163,11 @@ def tolerances_of(texts: Sequence[str]) -> dict[Region, Tolerance]:
     if len(tolerances) < len(found):
         raise ConfigError(f"--label {' '.join(texts)}: expected each label once")
     return tolerances
+
+
+def metrics_of(text: str) -> list[str]:
+    """Return the names in a list with commas."""
+    return [name.strip() for name in text.split(",")]
 
 
 def _tolerances(text: str) -> list[tuple[Region, Tolerance]]:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from rich.console import Console
 
-from kernels import METRICS
 from orchestrator.api import SubmitOptions, submit
+from orchestrator.benchmark.definition import STUDY_METRICS
 from orchestrator.cli.console import (
     EXIT_DONE,
     EXIT_NOT_DONE,
@@ -16,7 +16,7 @@ from orchestrator.cli.console import (
     run_command,
     say,
 )
-from orchestrator.cli.evaluate import print_standings, tolerances_of
+from orchestrator.cli.evaluate import add_processes, add_scoring, metrics_of, print_standings, tolerances_of
 from orchestrator.driver.results.submit import Submitted
 from orchestrator.errors import ConfigError
 
@@ -40,25 +40,14 @@ def build_parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="folder or bucket of the run, or of what is written")
     alone = parser.add_argument_group("without a run")
     alone.add_argument("--reference", help="folder or bucket with the true label maps")
-    alone.add_argument(
-        "--label",
-        action="append",
-        metavar="LABEL[=MM]",
-        help="a label and the tolerance of its NSD in mm, such as 1=1.0, or 1 alone without that metric; 1+2=1.0 is "
-        "the union of two, 1-15=1.0 each of fifteen; may be repeated",
-    )
-    alone.add_argument("--metrics", help=f"of {','.join(METRICS)} (default: dsc,nsd,hd95,assd)")
-    alone.add_argument("--dimension", type=int, choices=(2, 3), help="2: contours; 3: surfaces (default)")
-    alone.add_argument("--ignored-label", type=int, help="value in the references of voxels that nobody has annotated")
+    add_scoring(alone.add_argument, metrics=",".join(STUDY_METRICS), needs_labels=False)
     alone.add_argument(
         "--patients", type=Path, help="CSV file with the columns case and patient, where patients have several cases"
     )
     beside = parser.add_argument_group("beside a run")
     beside.add_argument("--study", type=Path, help="what it trains (default: the file with which it was started)")
     beside.add_argument("--label-set", help="of the study, of the submitted label maps; if several are scored")
-    where = parser.add_mutually_exclusive_group()
-    where.add_argument("--workers", type=int, help="processes (default: up to one a core)")
-    where.add_argument("--cluster", type=Path, help="cluster file: score as Ray tasks; the folders must be seen there")
+    add_processes(parser)
     return parser
 
 
@@ -105,7 +94,7 @@ def _options(options: argparse.Namespace) -> SubmitOptions:
         "patients": options.patients,
     }
     if options.metrics:
-        given["metrics"] = [name.strip() for name in options.metrics.split(",")]
+        given["metrics"] = metrics_of(options.metrics)
     return given
 
 
