@@ -1,7 +1,7 @@
 """The published scores, and which of them are known to be wrong."""
 
 import csv
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -16,31 +16,20 @@ PublishedRow = tuple[str, int | str, str, str]
 """Group, fold, evaluation set and structure."""
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Erratum:
+class Erratum(Entry):
     """A known error of the published material."""
 
     id: str
     text: str
-    rows: tuple[PublishedRow, ...]
-    """Those that it touches."""
-    values: tuple[str, ...]
-    """Which values of these rows it touches: `dsc`, `nsd` or both."""
-    groups: tuple[str, ...]
+    rows: list[Annotated[list[str | int], Field(min_length=4, max_length=4)]] = Field(default_factory=list)
+    """Those that it touches: group, fold, evaluation set and structure."""
+    values: list[Literal["dsc", "nsd"]] = Field(default_factory=list)
+    """Which values of these rows it touches."""
+    groups: list[str] = Field(default_factory=list)
     """Of the trainings that it concerns without touching a published row."""
 
-
-class ErratumEntry(Entry):
-    """An erratum, in its file."""
-
-    id: str
-    text: str
-    rows: list[Annotated[list[str | int], Field(min_length=4, max_length=4)]] = Field(default_factory=list)
-    values: list[Literal["dsc", "nsd"]] = Field(default_factory=list)
-    groups: list[str] = Field(default_factory=list)
-
     @model_validator(mode="after")
-    def _says_which_values(self) -> "ErratumEntry":
+    def _says_which_values(self) -> "Erratum":
         if bool(self.rows) != bool(self.values):
             raise ValueError("rows and values (dsc, nsd or both) together, or neither")
         return self
@@ -49,7 +38,7 @@ class ErratumEntry(Entry):
 class ErrataFile(Entry):
     """A file of errata."""
 
-    errata: list[ErratumEntry]
+    errata: list[Erratum]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +66,8 @@ class PublishedScores:
     @classmethod
     def read(cls, *, scores: Path, errata: Path) -> "PublishedScores":
         """Read both files; raises ConfigError if they are not as they should be."""
-        listed = _read_errata(errata)
-        touched = {(row, value): erratum.id for erratum in listed for row in erratum.rows for value in erratum.values}
+        listed = understood(load_yaml(errata), ErrataFile, where=str(errata), below="errata").errata
+        touched = {(_published_row(row), value): one.id for one in listed for row in one.rows for value in one.values}
         found: dict[PublishedRow, PublishedScore] = {}
         try:
             with scores.open(newline="", encoding="utf-8-sig") as file:
@@ -102,7 +91,7 @@ class PublishedScores:
             ) from error
         if unknown := sorted(str(row) for row in {row for row, _ in touched} - set(found)):
             raise ConfigError(f"{errata}: no published score {unknown[0]}; expected one that exists")
-        return cls(scores=found, errata=listed)
+        return cls(scores=found, errata=tuple(listed))
 
     def find(self, *, group: str, fold: int | str, evaluation_set: str, structure: str) -> PublishedScore | None:
         """Return a published score, or None if that row was not published; `fold` may be `average`."""
@@ -117,15 +106,6 @@ def _share(row: Mapping[str, str], column: str, *, where: Path) -> float:
     return share
 
 
-def _read_errata(path: Path) -> tuple[Erratum, ...]:
-    listed = understood(load_yaml(path), ErrataFile, where=str(path), below="errata").errata
-    return tuple(
-        Erratum(
-            id=entry.id,
-            text=entry.text,
-            rows=tuple((str(group), fold, str(name), str(structure)) for group, fold, name, structure in entry.rows),
-            values=tuple(entry.values),
-            groups=tuple(entry.groups),
-        )
-        for entry in listed
-    )
+def _published_row(of: Sequence[str | int]) -> PublishedRow:
+    group, fold, evaluation_set, structure = of
+    return str(group), fold, str(evaluation_set), str(structure)

@@ -8,7 +8,14 @@ from orchestrator.benchmark.checks.tables import KnownNames, check_published, ch
 from orchestrator.benchmark.definition import TRAINING_SEED, VALIDATION, FurtherMetric, Training
 from orchestrator.benchmark.published import PublishedScores
 from orchestrator.benchmark.study import Study
-from orchestrator.benchmark.study_file import ComparisonEntry, PublishedEntry, TableEntry, TablesFile
+from orchestrator.benchmark.study_file import (
+    CaseGroupsEntry,
+    ComparisonEntry,
+    GapEntry,
+    PublishedEntry,
+    TableEntry,
+    TablesFile,
+)
 from orchestrator.benchmark.trainings.ensembles import GROUP, MODEL
 from orchestrator.configuration import expect_known, load_yaml, understood
 from orchestrator.errors import ConfigError
@@ -105,28 +112,6 @@ def _fits(training: Training, facets: Mapping[str, str | int]) -> bool:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CaseGroups:
-    """Kinds of cases whose scores are shown by themselves."""
-
-    title: str
-    cases: Mapping[str, tuple[str, ...]]
-    """Kind to its cases: `DATASET/CASE`, with `*`."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class GapSpec:
-    """A difference between two evaluation sets, of the same trainings on other patients."""
-
-    title: str
-    baseline: str
-    """Evaluation set."""
-    against: str
-    """Evaluation set."""
-    facets: Mapping[str, str | int] = field(default_factory=dict)
-    """Of the trainings."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class TableLayout:
     """All tables of a study."""
 
@@ -140,8 +125,8 @@ class TableLayout:
     """What stands beside the scores of a run."""
     comparisons: tuple[ComparisonSpec, ...] = ()
     """What the study asks."""
-    gaps: tuple[GapSpec, ...] = ()
-    case_groups: tuple[CaseGroups, ...] = ()
+    gaps: tuple[GapEntry, ...] = ()
+    case_groups: tuple[CaseGroupsEntry, ...] = ()
     references: str = ""
     """BibTeX of the study's own."""
     metrics: tuple[FurtherMetric, ...] = ()
@@ -177,11 +162,8 @@ def load_tables(study: Study) -> TableLayout:
         notes=content.notes,
         published=published,
         comparisons=tuple(_comparison(name, entry) for name, entry in content.comparisons.items()) or asked,
-        gaps=tuple(GapSpec(**entry.model_dump()) for entry in content.gaps.values()),
-        case_groups=tuple(
-            CaseGroups(title=entry.title, cases={kind: tuple(cases) for kind, cases in entry.cases.items()})
-            for entry in content.case_groups.values()
-        ),
+        gaps=tuple(content.gaps.values()),
+        case_groups=tuple(content.case_groups.values()),
         references=_text(path.parent / content.references) if content.references else "",
     )
 

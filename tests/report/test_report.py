@@ -15,7 +15,8 @@ from scipy.stats import wilcoxon
 from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.benchmark.tables import ComparisonSpec, GapSpec, TableLayout, TableSpec, load_tables
+from orchestrator.benchmark.study_file import GapEntry
+from orchestrator.benchmark.tables import ComparisonSpec, TableLayout, TableSpec, load_tables
 from orchestrator.report.answers import answer
 from orchestrator.report.content import make_page, training_spans
 from orchestrator.report.data_dictionary import COLUMNS
@@ -214,7 +215,7 @@ def test_published_values_stand_beside_ours_with_their_errata(tmp_path: Path, ro
 
 
 def test_what_ranks_and_gaps_rest_on_is_seen_by_hovering_over_them(tmp_path: Path, rows):
-    gap = GapSpec(title="x", baseline="test", against="test-mosmed")
+    gap = GapEntry(title="x", baseline="test", against="test-mosmed")
     page = report(tmp_path, rows, layout=replace(LAYOUT, gaps=(gap,)))
     assert re.search(r'title="infection DSC: [12], infection NSD: [12]">1\.[05]0</td>', page)
     assert re.search(r'<td title="n = \d+ cases of both sets together">[+-]', page)

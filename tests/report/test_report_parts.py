@@ -9,7 +9,8 @@ import pytest
 from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.benchmark.tables import CaseGroups, GapSpec, load_tables
+from orchestrator.benchmark.study_file import CaseGroupsEntry, GapEntry
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.report.parts import gaps_of, parts_of
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
@@ -52,12 +53,12 @@ def test_kinds_of_cases_have_scores_of_their_own(rows):
     own = rows[(rows["group"] == "T1-infection") & rows["case"].str.startswith("coronacases")]
     assert one.row.num_cases == len(own)
     assert one.row.nsd.mean == pytest.approx(own["nsd"].mean())
-    nobody = replace(LAYOUT, case_groups=(CaseGroups(title="x", cases={"y": ("no/*",)}),))
+    nobody = replace(LAYOUT, case_groups=(CaseGroupsEntry(title="x", cases={"y": ["no/*"]}),))
     assert parts_of(rows, layout=nobody, leaks=()) == ()
 
 
 def test_a_gap_is_the_difference_of_means_of_two_evaluation_sets(rows):
-    layout = replace(LAYOUT, gaps=(GapSpec(title="x", baseline="val", against="test", facets={"task": 2}),))
+    layout = replace(LAYOUT, gaps=(GapEntry(title="x", baseline="val", against="test", facets={"task": 2}),))
     (found,) = gaps_of(rows, layout=layout, trainings=TRAININGS)
     dsc, nsd = found.gaps
     assert (dsc.group, dsc.metric, nsd.metric) == ("T2-infection-msd", "dsc", "nsd")
@@ -67,7 +68,7 @@ def test_a_gap_is_the_difference_of_means_of_two_evaluation_sets(rows):
     assert dsc.difference.low < dsc.difference.mean < dsc.difference.high
     assert dsc.num_baseline == len(sides[0])
     # Trainings without such an evaluation set have no gap.
-    other = replace(layout, gaps=(replace(layout.gaps[0], facets={"task": 1}),))
+    other = replace(layout, gaps=(layout.gaps[0].model_copy(update={"facets": {"task": 1}}),))
     assert gaps_of(rows, layout=other, trainings=TRAININGS) == ()
 
 

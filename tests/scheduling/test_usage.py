@@ -10,7 +10,8 @@ import pytest
 from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.benchmark.tables import GapSpec, load_tables
+from orchestrator.benchmark.study_file import GapEntry
+from orchestrator.benchmark.tables import load_tables
 from orchestrator.driver.results.cost import cost_of
 from orchestrator.report.content import make_page
 from orchestrator.report.page import to_html, to_markdown
@@ -121,7 +122,7 @@ def test_the_cost_is_that_of_the_price_list():
 @pytest.fixture(scope="module")
 def page():
     rows = [row for some in all_drawn_rows(TRAININGS, study=STUDY).values() for row in some]
-    gaps = (GapSpec(title="What is <lost>?", baseline="val", against="test"),)
+    gaps = (GapEntry(title="What is <lost>?", baseline="val", against="test"),)
     layout = replace(load_tables(STUDY), gaps=gaps)
     about = Reported(study=STUDY, trainings=TRAININGS, table=to_table(rows), layout=layout)
     return make_page(about, scores_frame(about), location="x", failures={}, events=EVENTS)

@@ -26,7 +26,7 @@ LAYOUT = load_tables(STUDY)
 COVID = "covid-19-ct-seg"
 CASES = tuple(Case(dataset=COVID, name=name) for name in ("coronacases_001", "coronacases_002"))
 FOLD_1 = ("T1-lung", 1, "test", "left_lung")
-ERRATUM = Erratum(id="fold1", text="Fold 1: 90% & more is a misprint.", rows=(FOLD_1,), values=("dsc",), groups=())
+ERRATUM = Erratum(id="fold1", text="Fold 1: 90% & more is a misprint.", rows=[list(FOLD_1)], values=["dsc"])
 
 
 PUBLISHED = PublishedScores(
@@ -40,7 +40,7 @@ PUBLISHED = PublishedScores(
             ("T2-lung-msd", AVERAGE, 0.5, ""),
         )
     },
-    errata=(ERRATUM, Erratum(id="other", text="The paper says 62.", rows=(), values=(), groups=("T2-lung-msd",))),
+    errata=(ERRATUM, Erratum(id="other", text="The paper says 62.", groups=["T2-lung-msd"])),
 )
 """Of the lung: one of fold 1, whose DSC an erratum touches, and averages."""
 
