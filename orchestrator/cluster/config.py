@@ -107,12 +107,6 @@ class Driver:
     """That Python runs: the command."""
 
     @property
-    def output(self) -> str | None:
-        """Where it writes."""
-        following = zip(self.arguments, self.arguments[1:], strict=False)
-        return next((value for name, value in following if name == "--output"), None)
-
-    @property
     def told(self) -> str:
         """What it is asked to do, on one line: kept beside one that is at work, for `expect_same`."""
         return shlex.join([self.module, *self.arguments])

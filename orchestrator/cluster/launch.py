@@ -58,14 +58,6 @@ class Launch:
         return Path("runs") / self.submission_id / "cluster"
 
     @property
-    def output(self) -> str:
-        """Where the driver writes; raises ConfigError if no argument says so."""
-        location = self.driver.output
-        if location is None:
-            raise ConfigError(f"{self.config.path}: the driver has no --output; expected s3://bucket/prefix")
-        return location
-
-    @property
     def submission(self) -> DriverJob:
         """The driver as a Ray job on the head."""
         arguments = shlex.join(self.driver.arguments)
@@ -185,7 +177,7 @@ def check_aws_account(launch: Launch) -> None:
             "from `aws configure` or in AWS_PROFILE"
         ) from error
     # Asked for a single object, S3 does not tell a bucket that is not there from an object that is not.
-    open_storage(launch.output).list_keys(run_paths.TABLES)
+    open_storage(launch.driver.run.output).list_keys(run_paths.TABLES)
 
 
 def has_head(config: "AwsCluster") -> bool:
@@ -234,8 +226,10 @@ def down_command(config: "AwsCluster") -> tuple[str, ...]:
 
 
 def _check_ready(launch: Launch) -> None:
-    if not launch.output.startswith("s3://"):
-        raise ConfigError(f"--output {launch.output}: every machine must reach it; expected s3://bucket/prefix")
+    if not launch.driver.run.output.startswith("s3://"):
+        raise ConfigError(
+            f"--output {launch.driver.run.output}: every machine must reach it; expected s3://bucket/prefix"
+        )
     left = placeholders({"driver arguments": launch.driver.arguments, "ray": launch.config.ray})
     if left:
         fields = "; ".join(

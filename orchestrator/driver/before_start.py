@@ -72,7 +72,7 @@ def _inspect(request: RunRequest, stages: Iterable[Stage], *, thorough: bool) ->
     parts: dict[Case, set[str]] = {}
     for stage in stages:
         if stage.case is not None and stage.kind in {StageKind.INGEST, StageKind.LABELS}:
-            parts.setdefault(stage.case, set()).update(stage.label_sets)
+            parts.setdefault(stage.case, set()).update(filter(None, [stage.key.label_set]))
     datasets = datasets_of(request)
     requests = [
         CaseRequest(

@@ -1,7 +1,7 @@
 """Follows a run for people: counts, durations, epochs, passed on to the live view and the metrics."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 
 from orchestrator.driver.run_events import (
     EpochEnded,
@@ -13,7 +13,6 @@ from orchestrator.driver.run_events import (
     StageFailed,
     StageFinished,
     StageRevived,
-    StageStarted,
     TimePassed,
 )
 from orchestrator.progress import ProgressListener, RunningTraining, Snapshot, StageCount
@@ -59,22 +58,15 @@ class RunObserver:
         self._shown_s = float("-inf")
         self._durations_s: dict[StageKind, list[float]] = defaultdict(list)
         self._running: dict[str, RunningTraining] = {}
-        self._totals = Counter(stage.kind for stage in schedule.remaining())
         of_kind = {kind: {key for key, one in schedule.graph.items() if one.kind is kind} for kind in StageKind}
         self._results = of_kind[StageKind.SCORE] or of_kind[StageKind.TRAIN]
         """With which each training of the request ends, those of earlier calls among them."""
-        self._num_done: Counter[StageKind] = Counter()
-        self._num_running: Counter[StageKind] = Counter()
-        self._num_failed: Counter[StageKind] = Counter()
 
     def __call__(self, event: RunEvent) -> None:
         """Take note of what has happened."""
         match event:
-            case StageStarted(stage=stage):
-                self._num_running[stage.kind] += 1
             case StageFinished(stage=stage, elapsed_s=elapsed_s):
                 self._leave(stage)
-                self._num_done[stage.kind] += 1
                 self._durations_s[stage.kind].append(elapsed_s)
             case StageFailed():
                 self._leave(event.stage)
@@ -82,7 +74,6 @@ class RunObserver:
             case StageAskedToStop(stage=stage, reason=reason):
                 self._view.note(f"{stage.key}: {reason}")
             case StageRevived(stage=stage):
-                self._num_failed[stage.kind] -= 1
                 self._view.note(f"{stage.key}: tried again, since other stages failed on the same node as well")
             case LooksTaken():
                 self._take_looks(event)
@@ -94,7 +85,6 @@ class RunObserver:
                 self._note_machines(event)
 
     def _take_looks(self, event: LooksTaken) -> None:
-        self._totals.update(stage.kind for stage in event.stages)
         for look in event.looks:
             self._results.difference_update(map(StageKey.score_of, look.left_out))
             self._view.note(look.line)
@@ -114,14 +104,11 @@ class RunObserver:
             case Retry(attempt=attempt, reopened=reopened):
                 self._view.note(f"{stage.key}: {line} (attempt {attempt} follows)")
                 for key in reopened:
-                    self._totals[key.kind] += 1
                     self._view.note(f"{key}: carried out again, since a file that it had made is lost")
             case GiveUp():
-                self._num_failed[stage.kind] += 1
                 self._view.note(f"FAILED {stage.key}: {line}")
 
     def _leave(self, stage: Stage) -> None:
-        self._num_running[stage.kind] -= 1
         if stage.kind is StageKind.TRAIN:
             self._running.pop(stage.key.training, None)
 
@@ -140,21 +127,26 @@ class RunObserver:
         return Snapshot(
             elapsed_s=self._clock() - self._started_s,
             eta_s=estimate_remaining_s(schedule, now_s=self._clock()),
-            stages=tuple(self._count(kind) for kind in StageKind if self._totals[kind]),
+            stages=tuple(_counts(schedule)),
             num_trainings=len(self._results),
             num_trainings_done=len(self._results & schedule.outcomes.done),
             num_trainings_failed=len(self._results & (schedule.outcomes.failed | schedule.outcomes.blocked)),
             running=tuple(self._running[name] for name in sorted(self._running)),
         )
 
-    def _count(self, kind: StageKind) -> StageCount:
-        return StageCount(
-            kind=kind.value,
-            total=self._totals[kind],
-            done=self._num_done[kind],
-            running=self._num_running[kind],
-            failed=self._num_failed[kind],
-        )
+
+def _counts(schedule: Schedule) -> Iterator[StageCount]:
+    """Yield the numbers of the stages that this call has to do, by kind."""
+    outcomes, states = schedule.outcomes, Counter[tuple[StageKind, str]]()
+    for key in outcomes.needed:
+        states[key.kind, "total"] += 1
+        states[key.kind, "done"] += key in outcomes.done
+        states[key.kind, "failed"] += key in outcomes.failed
+        states[key.kind, "running"] += key in schedule.running
+    for kind in StageKind:
+        if states[kind, "total"]:
+            names = ("total", "done", "running", "failed")
+            yield StageCount(kind=kind.value, **{name: states[kind, name] for name in names})
 
 
 def _running_training(stage: Stage, latest: LatestEpoch) -> RunningTraining:

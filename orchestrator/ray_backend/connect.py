@@ -20,8 +20,6 @@ from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, Provisioner,
 from orchestrator.cluster.environment import close_usual_token
 from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.ray_backend.embedded import STARTUP_TIMED_OUT, embedded_ray
-from orchestrator.ray_backend.nodes import nodes_here, nodes_of
-from orchestrator.scheduling.resources import Node
 from orchestrator.training.stop_request import SIGNALS
 
 if TYPE_CHECKING:
@@ -45,8 +43,6 @@ _ENDING = (*SIGNALS, signal.SIGHUP)
 class Connection:
     """A cluster that can be used."""
 
-    nodes: tuple[Node, ...]
-    """On which stages can be placed."""
     dashboard: str
     """Address of its dashboard, and where the token for it is if the run has made one; empty if there is none."""
     is_embedded: bool
@@ -92,7 +88,6 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
         _end_as_after_ctrl_c()
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         yield Connection(
-            nodes=nodes_here(ray.nodes()) if is_embedded else nodes_of(ray.nodes()),
             dashboard=f"{dashboard}, which asks for the token in {token}" if dashboard and token else dashboard,
             is_embedded=is_embedded,
             provisioner=access.provisioner if isinstance(access, RunningRay) else None,

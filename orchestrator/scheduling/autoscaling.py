@@ -7,22 +7,10 @@ runs or could run now.
 import math
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Demand:
-    """What runs, and what lacks nothing but a place."""
-
-    num_slots: int
-    """Predictions, and trainings with one worker."""
-    num_cpus: int
-    """Other stages, of one CPU each."""
-    divided: Mapping[int, int] = field(default_factory=dict)
-    """How many trainings have several workers, by their number."""
 
 
 def missing_machines(
@@ -31,7 +19,7 @@ def missing_machines(
     present: Collection[Node],
     useless: Collection[Node] = (),
     need: ResourceRequest,
-    demand: Demand,
+    demand: Mapping[int, int],
 ) -> Counter[Resources]:
     """Return how many machines of which size should be added: the fastest first, and none with GPUs for CPUs alone.
 
@@ -46,12 +34,13 @@ def missing_machines(
     need
         Of one worker of a training.
     demand
-        What is to find room. Kinds of one size are one to the autoscaler, so sizes are all that can be asked for.
+        How many stages are to find room, by the number of their workers; 0 for those of one CPU. Kinds of one size are
+        one to the autoscaler, so sizes are all that can be asked for.
     """
     num_there = Counter(node.offered for node in (*present, *useless))
     missing: Counter[Resources] = Counter()
-    num_cpus = float(demand.num_cpus)
-    trainings = {1: demand.num_slots, **demand.divided}
+    trainings = dict(demand)
+    num_cpus = float(trainings.pop(0, 0))
     if need.gpus:
         rooms = list(present)
         for num_workers in sorted(trainings, reverse=True):

@@ -4,11 +4,10 @@ No Ray, no files and no clock: who calls says what has happened and when, and ca
 """
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 
 from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S
-from orchestrator.scheduling.autoscaling import Demand
 from orchestrator.scheduling.critical_path import CriticalPaths
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.expectations import Expectations
@@ -96,15 +95,19 @@ class Schedule:
         return further
 
     @property
+    def running(self) -> Collection[StageKey]:
+        """What runs."""
+        return self._running
+
+    @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can be started any more."""
         return not self._running and not self._ready and not self._reservations
 
-    def demand(self) -> Demand:
-        """Return what runs, and what could run if there were room."""
+    def demand(self) -> Counter[int]:
+        """Return what runs, and what could run if there were room, as `missing_machines` takes it."""
         keys = [*self._running, *self._ready.ids(), *self._reservations.waiting]
-        numbers = Counter(self.needs.num_workers(self.graph[key]) for key in keys)
-        return Demand(num_cpus=numbers.pop(0, 0), num_slots=numbers.pop(1, 0), divided=numbers)
+        return Counter(self.needs.num_workers(self.graph[key]) for key in keys)
 
     def start_next(self, now_s: float) -> Start | None:
         """Return the most urgent stage that can start and finds room, marked as running; None if there is none now."""

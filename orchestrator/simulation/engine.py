@@ -41,9 +41,6 @@ class Conditions:
 class Occupation:
     """A stage on a node."""
 
-    stage: StageKey
-    kind: StageKind
-    node: str
     pool: str
     """Name of the pool of the node."""
     start_s: float
@@ -96,9 +93,6 @@ class _RunningStage:
     def occupation(self, *, until_s: float) -> Occupation:
         """Return what it has taken, and for how long."""
         return Occupation(
-            stage=self.start.stage.key,
-            kind=self.start.stage.kind,
-            node=self.start.node,
             pool=self.start.node.rpartition("-")[0],
             start_s=self.start_s,
             end_s=until_s,

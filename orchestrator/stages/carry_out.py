@@ -83,13 +83,13 @@ def _carry_out(
 ) -> int:
     match stage.kind:
         case StageKind.DOWNLOAD:
-            generate_download(context, stage.download)
+            generate_download(context, stage.key.download)
         case StageKind.INGEST:
             return ingest(context, _case(stage))
         case StageKind.LABELS:
-            ingest_labels(context, _case(stage), label_set=stage.label_sets[0])
+            ingest_labels(context, _case(stage), label_set=stage.key.label_set)
         case StageKind.FINGERPRINT:
-            fingerprint(context, _case(stage), label_set=stage.label_sets[0])
+            fingerprint(context, _case(stage), label_set=stage.key.label_set)
         case StageKind.PREPROCESS:
             preprocess(context, _training(stage), case=_case(stage))
         case StageKind.TRAIN:

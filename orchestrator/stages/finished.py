@@ -85,7 +85,7 @@ def lost_stages(graph: Graph, storage: Storage, *, key: StageKey) -> list[StageK
 def _is_whole(stage: Stage, storage: Storage, exists: Callable[[str], bool]) -> bool:
     """Whether a stage whose products exist has also left the files of which these tell."""
     if stage.kind is StageKind.DOWNLOAD:
-        return _has_generated(stage.download, storage, exists)
+        return _has_generated(stage.key.download, storage, exists)
     if stage.kind in _OF_ENSEMBLES and stage.training is not None:
         return _is_settled(stage, stage.training, storage, is_scored=False)
     if stage.kind is StageKind.PREDICT and stage.training is not None:

@@ -45,10 +45,6 @@ class Stage:
     """Of its case, roughly, where it writes one: on the grid of the scanner or of the training."""
     training: Training | None = None
     """The training it works for, if it is one training's."""
-    label_sets: tuple[str, ...] = ()
-    """Label sets that it reads or writes."""
-    download: str = ""
-    """The download that it generates or reads."""
 
     @property
     def kind(self) -> StageKind:
@@ -112,7 +108,6 @@ class _Builder:
                 products=(run_paths.phantom_listing(name),),
                 expected_s=sum(costs.GENERATE.seconds(self.image_voxels(case)) for case in scans.values()),
                 memory_gib=self.memory_gib(costs.GENERATE, scans.values()),
-                download=name,
             )
         )
 
@@ -135,7 +130,6 @@ class _Builder:
                 expected_s=costs.INGEST.seconds(self.image_voxels(case)),
                 memory_gib=self.memory_gib(costs.INGEST, [case]),
                 voxels=self.image_voxels(case),
-                download=self.datasets[case.dataset].folder,
             )
         )
 
@@ -153,8 +147,6 @@ class _Builder:
                 ),
                 expected_s=costs.LABELS.seconds(self.voxels(case)),
                 memory_gib=self.memory_gib(costs.LABELS, [case]),
-                label_sets=(label_set,),
-                download=self.datasets[case.dataset].folder,
             )
         )
 
@@ -166,7 +158,6 @@ class _Builder:
                 products=(run_paths.fingerprint(case, label_set=label_set),),
                 expected_s=costs.FINGERPRINT.seconds(self.image_voxels(case)),
                 memory_gib=self.memory_gib(costs.FINGERPRINT, [case]),
-                label_sets=(label_set,),
             )
         )
 
@@ -210,7 +201,6 @@ class _Builder:
                     memory_gib=costs.PREPROCESS.memory_gib(voxels * num_channels),
                     voxels=voxels * num_channels,
                     training=training,
-                    label_sets=(training.label_set,),
                 )
             )
             for case in (*training.train, *training.val)
@@ -264,7 +254,6 @@ class _Builder:
                 expected_s=(core_s + network_s) * len(cases) / num_folds,
                 expected_core_s=core_s * len(cases) / num_folds,
                 training=ensemble,
-                label_sets=(ensemble.label_set,),
             )
         )
 

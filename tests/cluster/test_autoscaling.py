@@ -5,7 +5,7 @@ from named_stages import Name
 
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.node_pool import NodePool
-from orchestrator.scheduling.autoscaling import Demand, missing_machines
+from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
@@ -36,8 +36,7 @@ POOLS = (
 
 
 def missing(*, places=0, cpus=0, present=(), useless=(), pools=POOLS, need=NEED):
-    demand = Demand(num_slots=places, num_cpus=cpus)
-    return missing_machines(pools, present=present, useless=useless, need=need, demand=demand)
+    return missing_machines(pools, present=present, useless=useless, need=need, demand={0: cpus, 1: places})
 
 
 @pytest.mark.parametrize(
@@ -93,7 +92,7 @@ def test_a_schedule_without_any_machine_asks_for_them_and_leaves_one_alone_that_
     schedule = Schedule(graph, done=(), nodes=(), to_come=[machine(GPU)], needs=Needs(one=NEED))
     assert schedule.start_next(0.0) is None
     assert not schedule.is_over
-    assert schedule.demand() == Demand(num_slots=3, num_cpus=0)
+    assert schedule.demand() == {1: 3}
 
     for name in ("broken", "sound"):
         schedule.add_node(machine(GPU, name=name), now_s=1.0)

@@ -12,7 +12,7 @@ from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ConfigError, DataError, LostWorkerError
 from orchestrator.ray_backend.errors import FailedStageError, failure_of
-from orchestrator.scheduling.autoscaling import Demand, missing_machines
+from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import Failed, FailureKind, kind_of
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
@@ -191,8 +191,7 @@ MISSING = {
 def test_a_growing_cluster_is_asked_for_machines_that_have_all_gpus_of_a_training(case):
     places, divided, expected = MISSING[case]
     pools = (pool(1, number=3, speed=0.5), pool(4, number=2))
-    demand = Demand(num_slots=places, num_cpus=0, divided=divided)
-    found = missing_machines(pools, present=(), need=ONE, demand=demand)
+    found = missing_machines(pools, present=(), need=ONE, demand={1: places, **divided})
     assert {int(size.gpus): number for size, number in found.items()} == expected
 
 

@@ -159,9 +159,9 @@ def trained(tmp_path, graph):
         for key in one.products:
             storage.write_bytes(key, b"{}")
         if one.kind is StageKind.DOWNLOAD:
-            archive = f"downloads/{one.download}/archive.zip"
+            archive = f"downloads/{one.key.download}/archive.zip"
             storage.write_bytes(archive, b"")
-            write_json(storage, run_paths.phantom_listing(one.download), {"files": [archive]})
+            write_json(storage, run_paths.phantom_listing(one.key.download), {"files": [archive]})
     training = graph[StageKey.parse(f"train {ID}")].training
     write_json(storage, run_paths.training_record(ID), {"checkpoint_sha256": "of the model"})
     cases = evaluated_cases(training)
@@ -193,8 +193,9 @@ def test_a_score_has_images_and_label_maps_of_its_cases_made_again(trained, grap
     trained.delete(run_paths.labels_record(case, label_set="infection"))
     assert needed(graph, trained) == [f"ingest {case.id}", f"labels {case.id} infection", f"score {ID}"]
     # A phantom of which nothing is left is generated again, too.
-    trained.delete(f"downloads/{graph[StageKey.parse(f'ingest {case.id}')].download}/archive.zip")
-    assert needed(graph, trained)[0] == f"download {graph[StageKey.parse(f'ingest {case.id}')].download}"
+    (generated,) = graph[StageKey.parse(f"ingest {case.id}")].dependencies
+    trained.delete(f"downloads/{generated.download}/archive.zip")
+    assert needed(graph, trained)[0] == f"download {generated.download}"
 
 
 def test_a_score_has_a_lost_prediction_made_again_and_with_it_a_lost_plan(trained, graph):

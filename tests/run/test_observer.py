@@ -255,6 +255,15 @@ def test_trainings_of_an_earlier_call_count_as_done_and_their_stages_not(driver)
     assert {count.kind: (count.done, count.total) for count in shown.stages} == {"train": (0, 4), "score": (0, 1)}
 
 
+def test_the_numbers_of_stages_are_those_of_what_this_call_has_to_do(driver):
+    driver.end(A, failed_with(ValueError("bad case")))
+    driver.end(B, Done())
+    driver.tick()
+    (trainings, scores) = driver.shown[-1].stages
+    assert (trainings.total, trainings.done, trainings.running, trainings.failed) == (4, 1, 2, 1)
+    assert (scores.total, scores.done, scores.running, scores.failed) == (1, 0, 0, 0)
+
+
 def decisions(folder, *, listens):
     """Return what a run starts, what it expects and what has failed, with progress, a retry and a failure amid it."""
     driver = Driver(folder, listens=listens)

@@ -76,7 +76,7 @@ def test_a_training_needs_no_label_set_but_its_own(study):
             needs = graph[open_keys.pop()].dependencies
             found.update(needs)
             open_keys += needs
-        assert {graph[one].label_sets for one in found if one.kind is StageKind.LABELS} == {(subtask,)}
+        assert {one.label_set for one in found if one.kind is StageKind.LABELS} == {subtask}
 
 
 def test_task_2_alone_plans_its_donor_but_does_not_train_it(study):

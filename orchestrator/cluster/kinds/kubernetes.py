@@ -120,7 +120,7 @@ class KubernetesCluster(ClusterConfig):
 
     def render(self, driver: Driver) -> str:
         """Return the manifest of a run: a ConfigMap and a RayJob."""
-        self._check_place(driver.output, where="--output")
+        self._check_place(driver.run.output, where="--output")
         self._check_place(driver.run.data, where="--data")
         name = driver.run.short
         files = {
