@@ -13,6 +13,7 @@ from orchestrator.statistics.comparison import FEWEST_DIFFERENCES, PairedCompari
 from orchestrator.statistics.intervals import ALPHA
 from orchestrator.statistics.mixed import Crossed, MixedModel, mixed_model
 from orchestrator.statistics.sequential import Crossing
+from orchestrator.workflow.looks import DifferenceKey
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -23,19 +24,6 @@ UNDECIDED = "undecided"
 _CASE = ("evaluation_set", "structure", "dataset", "case")
 _MOST_EXACT = 13
 """Patients up to which scipy's test is exact with ties and zeros."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True, order=True)
-class DifferenceKey:
-    """What a test is of: a group of trainings against another, in one structure and metric."""
-
-    baseline: str
-    """Group."""
-    against: str
-    """Group."""
-    evaluation_set: str
-    structure: str
-    metric: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,15 +56,10 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """One test of a family: a group of trainings against another, in one structure and metric."""
+    """One test of a family."""
 
-    baseline: str
-    """Group."""
-    against: str
-    """Group."""
-    evaluation_set: str
-    structure: str
-    metric: str
+    key: DifferenceKey
+    """What it is of."""
     baseline_mean: float
     """Over the cases that both have a score of, two empty masks as 1 where either predicts something."""
     against_mean: float
@@ -89,17 +72,6 @@ class Difference:
     """Whether looks decide, and not the test of all that there is."""
     decision: Decision | None = None
     """Of the looks; None of a test that was not planned, or before the first look."""
-
-    @property
-    def key(self) -> DifferenceKey:
-        """What the test is of."""
-        return DifferenceKey(
-            baseline=self.baseline,
-            against=self.against,
-            evaluation_set=self.evaluation_set,
-            structure=self.structure,
-            metric=self.metric,
-        )
 
     @property
     def verdict(self) -> str:
@@ -177,14 +149,14 @@ class Answer:
         """The largest of the differences that are shown, or of all if none is, with what it is of."""
         shown = [one for one in self.differences if one.verdict in {"higher", "lower"}]
         one = max(shown or self.differences, key=lambda one: abs(one.result.difference.mean))
-        found, p = one.result.difference, one.result.p_corrected
+        key, found, p = one.key, one.result.difference, one.result.p_corrected
         mean, low, high = (points(number, signed=True) for number in (found.mean, found.low, found.high))
         interval = f" ({low} to {high})" if found.has_interval else ""
-        evaluated_on = self.set_titles.get(one.evaluation_set, one.evaluation_set)
+        evaluated_on = self.set_titles.get(key.evaluation_set, key.evaluation_set)
         tested = "" if math.isnan(p) else f", p (Holm) {'< 0.001' if p < 0.001 else f'{p:.3f}'}"
         return (
-            f"The largest{' that is shown' if shown else ''}: {one.against} less {one.baseline}, {one.metric.upper()} "
-            f"of {one.structure} ({evaluated_on}), {mean} points{interval}, n = "
+            f"The largest{' that is shown' if shown else ''}: {key.against} less {key.baseline}, {key.metric.upper()} "
+            f"of {key.structure} ({evaluated_on}), {mean} points{interval}, n = "
             f"{found.num_clusters}{tested}."
         )
 
@@ -316,11 +288,13 @@ def _differences(
             result = compare_paired((other - one)[both].tolist(), part["patient"][both].tolist())
             found.append(
                 Difference(
-                    baseline=baseline,
-                    against=against,
-                    evaluation_set=str(evaluation_set),
-                    structure=str(structure),
-                    metric=metric,
+                    key=DifferenceKey(
+                        baseline=baseline,
+                        against=against,
+                        evaluation_set=str(evaluation_set),
+                        structure=str(structure),
+                        metric=metric,
+                    ),
                     baseline_mean=float(one[both].mean()),
                     against_mean=float(other[both].mean()),
                     num_unpaired=int((one.notna() ^ other.notna()).sum()),

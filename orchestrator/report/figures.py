@@ -64,7 +64,7 @@ def forest(answer: Answer, set_titles: Mapping[str, str]) -> str:
     with new_figure(height_in=0.9 + 0.24 * len(shown)) as (figure, (axis,)):
         parts: dict[tuple[str, bool], list[int]] = {}
         for place, one in enumerate(shown):
-            parts.setdefault((one.metric, one.verdict in {"higher", "lower"}), []).append(place)
+            parts.setdefault((one.key.metric, one.verdict in {"higher", "lower"}), []).append(place)
         # One of each for all of one look: matplotlib takes its time for each thing that it draws.
         for (metric, is_shown), places in parts.items():
             colour = COLOURS[0] if metric == "dsc" else COLOURS[1]
@@ -76,9 +76,9 @@ def forest(answer: Answer, set_titles: Mapping[str, str]) -> str:
             style = "full" if is_shown else "none"
             axis.plot([100 * one.mean for one in found], places, "o", color=colour, markersize=5, fillstyle=style)
         labels = [
-            f"{one.against}: {one.structure}, {set_titles.get(one.evaluation_set, one.evaluation_set)}, "
-            f"{one.metric.upper()}"
-            for one in shown
+            f"{key.against}: {key.structure}, {set_titles.get(key.evaluation_set, key.evaluation_set)}, "
+            f"{key.metric.upper()}"
+            for key in (one.key for one in shown)
         ]
         axis.axvline(0, color="#888888", linewidth=0.8)
         axis.set_xlabel("second less first, in points, with its 95 % interval (filled: shown)")

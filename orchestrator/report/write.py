@@ -14,7 +14,7 @@ from threadpoolctl import threadpool_limits
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.events import finite_or_null
 from orchestrator.report import figures
-from orchestrator.report.answers import Answer, Difference
+from orchestrator.report.answers import Answer, Decision, Difference
 from orchestrator.report.content import RANK_FILES, make_page
 from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.looks.decisions import Decisions
@@ -197,11 +197,15 @@ def _looks(found: Decisions) -> JsonObject:
         "looks": [asdict(one) for one in found.looks],
         "waits_for": list(found.lacking),
         "left_out": dict(found.left_out),
-        "tests": [{**asdict(one), "verdict": one.verdict} for one in found.tests],
+        "tests": [{**_decision(one), "verdict": one.verdict} for one in found.tests],
     }
 
 
+def _decision(found: Decision) -> JsonObject:
+    return {**asdict(found), "key": found.key.model_dump()}
+
+
 def _difference(found: Difference) -> JsonObject:
-    of_looks = {"is_sequential", "decision"}
-    fields = {name: value for name, value in asdict(found).items() if found.is_sequential or name not in of_looks}
-    return {**fields, "verdict": found.verdict}
+    of_looks = {"is_sequential": True, "decision": _decision(found.decision) if found.decision else None}
+    fields = {name: value for name, value in asdict(found).items() if name not in {"key", *of_looks}}
+    return {**found.key.model_dump(), **fields, **(of_looks if found.is_sequential else {}), "verdict": found.verdict}

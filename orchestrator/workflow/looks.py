@@ -11,13 +11,13 @@ from pydantic import Field
 from orchestrator.configuration import Entry
 
 
-class PlannedEntry(Entry):
-    """A test that is to be made."""
+class DifferenceKey(Entry):
+    """What a test is of: a group of trainings against another, in one structure and metric."""
 
     baseline: str
-    """Group of trainings."""
+    """Group."""
     against: str
-    """Group of trainings."""
+    """Group."""
     evaluation_set: str
     structure: str
     metric: str
@@ -26,7 +26,7 @@ class PlannedEntry(Entry):
 class LookPlan(Entry):
     """The looks of a run, as its record has them."""
 
-    tests: Annotated[list[PlannedEntry], Field(min_length=1)]
+    tests: Annotated[list[DifferenceKey], Field(min_length=1)]
     """Those that share the error."""
     looks: Annotated[list[list[str]], Field(min_length=1)]
     """Ids of the trainings that each look adds."""

@@ -104,7 +104,7 @@ def test_all_models_against_the_first_are_one_question(three_models):
     ordered = sorted(p_values, key=p_values.get)
     steps = np.maximum.accumulate([p_values[name] * (4 - place) for place, name in enumerate(ordered)])
     expected = {name: min(1.0, float(step)) for name, step in zip(ordered, steps, strict=True)}
-    corrected = {(one.against, one.metric): one.result.p_corrected for one in found.differences}
+    corrected = {(one.key.against, one.key.metric): one.result.p_corrected for one in found.differences}
     assert corrected == pytest.approx(expected)
 
 
@@ -146,7 +146,7 @@ def test_the_sentence_names_the_largest_difference_with_its_interval(three_model
     found = answered(
         three_models, changed=lambda row: scored(row, dsc=row.score.dsc - 0.1 * (row.group[-5:] == "third"))
     )
-    largest = next(one for one in found.differences if (one.against, one.metric) == ("organ-third", "dsc"))
+    largest = next(one for one in found.differences if (one.key.against, one.key.metric) == ("organ-third", "dsc"))
     interval = largest.result.difference
     assert (
         f"The largest that is shown: organ-third less organ, DSC of organ (val), {100 * interval.mean:+.1f} points "
@@ -187,7 +187,7 @@ def test_a_tiny_difference_that_is_shown_has_an_interval_without_0(three_models)
         return scored(row, dsc=0.9 + gain, nsd=0.9 + gain)
 
     found = answered(three_models, changed=changed)
-    third = next(one.result.difference for one in found.differences if one.against == "organ-third")
+    third = next(one.result.difference for one in found.differences if one.key.against == "organ-third")
     assert f"+0.022 points ({points(third.low, signed=True)} to {points(third.high, signed=True)})" in found.sentence
     assert "+0.0 " not in found.sentence
 
@@ -218,7 +218,7 @@ def _seeing_things(row):
 
 def test_predicting_what_is_not_there_is_worse_than_two_empty_masks(three_models):
     found = answered(three_models, changed=_seeing_things)
-    verdicts = {one.against: one for one in found.differences if one.metric == "nsd"}
+    verdicts = {one.key.against: one for one in found.differences if one.key.metric == "nsd"}
     third, second = verdicts["organ-third"], verdicts["organ-second"]
     frame = scores_frame(reported(three_models, changed=_seeing_things)).set_index("case")
     first = frame.loc[frame["group"] == "organ", "nsd"]
@@ -238,7 +238,7 @@ def test_where_nothing_is_to_be_found_in_anybody_there_is_a_difference_to_who_fi
         return zero if row.group == "organ-third" else both_empty(row)
 
     found = answered(three_models, changed=changed)
-    assert [(one.against, one.result.difference.mean, one.result.num_worse) for one in found.differences] == [
+    assert [(one.key.against, one.result.difference.mean, one.result.num_worse) for one in found.differences] == [
         ("organ-third", -1.0, PATIENTS)
     ] * 2
 

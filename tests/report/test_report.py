@@ -87,7 +87,7 @@ def test_means_of_the_page_are_those_of_the_rows(tmp_path: Path, rows):
 def test_an_answer_is_the_test_of_paired_cases_by_patient(rows):
     frame = scores_frame(reported(rows))
     found = answer(MODELS, frame, trainings=TRAININGS)
-    one = next(d for d in found.differences if (d.evaluation_set, d.metric) == ("test", "dsc"))
+    one = next(d for d in found.differences if (d.key.evaluation_set, d.key.metric) == ("test", "dsc"))
     wide = frame[frame["evaluation_set"] == "test"].pivot_table(
         index=["fold", "case", "patient"], columns="group", values="dsc"
     )
@@ -96,7 +96,7 @@ def test_an_answer_is_the_test_of_paired_cases_by_patient(rows):
     assert one.result.p == pytest.approx(wilcoxon(differences.groupby("patient").mean(), zero_method="pratt").pvalue)
     # The patient with two scans is one.
     assert one.result.difference.num_clusters == 19
-    assert {d.against for d in found.differences} == {"T1-infection-2d"}
+    assert {d.key.against for d in found.differences} == {"T1-infection-2d"}
     assert found.num_tests == len(found.differences) == 4
 
 
@@ -107,7 +107,7 @@ def test_a_clear_difference_is_shown_and_none_is_not_called_equal(rows):
     }
     frame = scores_frame(reported(changed))
     found = answer(MODELS, frame, trainings=TRAININGS)
-    verdicts = {(d.evaluation_set, d.metric): d.verdict for d in found.differences}
+    verdicts = {(d.key.evaluation_set, d.key.metric): d.verdict for d in found.differences}
     assert verdicts["test", "dsc"] == verdicts["test-mosmed", "dsc"] == "lower"
     assert "2 lower" in found.sentence
     assert "Holm over 4 tests" in found.sentence
@@ -116,7 +116,7 @@ def test_a_clear_difference_is_shown_and_none_is_not_called_equal(rows):
 def test_groups_that_differ_in_more_than_the_question_are_not_compared(rows):
     frame = scores_frame(reported(rows))
     other = ComparisonSpec(name="x", title="x", baseline={"model": "3d"}, against={"model": "2d"}, same=("split",))
-    assert {d.baseline for d in answer(other, frame, trainings=TRAININGS).differences} == {"T1-infection"}
+    assert {d.key.baseline for d in answer(other, frame, trainings=TRAININGS).differences} == {"T1-infection"}
     none = replace(MODELS, against={"model": "4d"})
     assert answer(none, frame, trainings=TRAININGS).sentence.startswith("Nothing to compare")
 
@@ -185,7 +185,10 @@ def test_names_in_figures_are_texts(rows):
         texts = html.unescape(draw(frame))
         assert all(f">{name}</text>" in texts for name in names)
     found = answer(MODELS, scores_frame(reported(rows)), trainings=TRAININGS)
-    odd = replace(found, differences=[replace(one, structure=names[0]) for one in found.differences])
+    odd = replace(
+        found,
+        differences=[replace(one, key=one.key.model_copy(update={"structure": names[0]})) for one in found.differences],
+    )
     assert f"{names[0]}, " in forest(odd, {})
     assert overlap_and_surface(frame[:0]).startswith("<svg")
 

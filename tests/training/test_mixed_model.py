@@ -165,7 +165,7 @@ def test_the_report_of_several_seeds_has_the_model_beside_the_bootstrap(with_see
     _, reported = with_seeds
     rows = scores_frame(reported)
     (found,) = (answer(spec, rows, trainings=reported.trainings) for spec in reported.layout.comparisons)
-    (dsc,) = (one for one in found.differences if one.metric == "dsc")
+    (dsc,) = (one for one in found.differences if one.key.metric == "dsc")
     assert dsc.result.difference.num_clusters == PATIENTS
     assert (dsc.mixed.num_patients, dsc.mixed.num_trainings, dsc.mixed.num_folds) == (PATIENTS, 15, 5)
     wide = rows.pivot_table(index=["patient", "fold", "training_seed"], columns="model", values="dsc")

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.definition import Case, Training
-from orchestrator.report.answers import METRICS, Answer, Decision, DifferenceKey, paired_scores
+from orchestrator.report.answers import METRICS, Answer, Decision, paired_scores
 from orchestrator.report.looks.planned import PlannedTest, planned_tests
 from orchestrator.statistics.sequential import (
     Family,
@@ -17,7 +17,7 @@ from orchestrator.statistics.sequential import (
     look_by_look,
     num_flips_for,
 )
-from orchestrator.workflow.looks import LookPlan
+from orchestrator.workflow.looks import DifferenceKey, LookPlan
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
 from orchestrator.errors import ConfigError
-from orchestrator.report.answers import METRICS, DifferenceKey, paired_by
+from orchestrator.report.answers import METRICS, paired_by
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES
-from orchestrator.workflow.looks import LookPlan, PlannedEntry
+from orchestrator.workflow.looks import DifferenceKey, LookPlan
 
 FIRST_FOLDS = 2
 """Trainings of each group in the first look: nothing is decided by one pair of trainings."""
@@ -55,10 +55,10 @@ def plan_looks(
     """
     folds = _by_group(trainings)
     tests = [
-        entry
+        key
         for spec in comparisons
         for baseline, against in compared_groups(spec, trainings)
-        for entry in _entries(spec, folds[baseline.group], folds[against.group], patients=patients)
+        for key in _keys(spec, folds[baseline.group], folds[against.group], patients=patients)
     ]
     if not tests:
         raise ConfigError(
@@ -102,16 +102,16 @@ def planned_tests(
             "started with. Restore its record or choose another --output"
         )
     found = []
-    for entry in plan.tests:
-        baseline, against = folds[entry.baseline], folds[entry.against]
+    for key in plan.tests:
+        baseline, against = folds[key.baseline], folds[key.against]
         ids = {training.id for training in (*baseline, *against)}
         scored = _scored_by_both(baseline, against)
         found.append(
             PlannedTest(
-                key=DifferenceKey(**entry.model_dump()),
+                key=key,
                 by=paired_by(baseline[0], against[0]),
                 looks=tuple(plan.until(number) & ids for number in range(1, len(plan.looks) + 1)),
-                num_patients=_num_patients(scored.get((entry.evaluation_set, entry.structure), set()), patients),
+                num_patients=_num_patients(scored.get((key.evaluation_set, key.structure), set()), patients),
             )
         )
     return tuple(found)
@@ -129,13 +129,13 @@ def _place(training: Training) -> tuple[int, int]:
     return 0 if training.seed is None else training.model.seeds.index(training.seed), training.fold
 
 
-def _entries(
+def _keys(
     spec: ComparisonSpec, baseline: Sequence[Training], against: Sequence[Training], *, patients: Mapping[Case, str]
-) -> Iterator[PlannedEntry]:
+) -> Iterator[DifferenceKey]:
     for (evaluation_set, structure), cases in _scored_by_both(baseline, against).items():
         for metric in METRICS:
             if spec.asks(evaluation_set, structure, metric) and _num_patients(cases, patients) >= FEWEST_DIFFERENCES:
-                yield PlannedEntry(
+                yield DifferenceKey(
                     baseline=baseline[0].group,
                     against=against[0].group,
                     evaluation_set=evaluation_set,

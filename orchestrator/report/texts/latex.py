@@ -21,6 +21,7 @@ from orchestrator.report.texts.numbers import (
     with_sign,
 )
 from orchestrator.usage import Usage
+from orchestrator.workflow.looks import DifferenceKey
 
 HEADER = r"""% Tables of a report. In a document: \usepackage[T1]{fontenc} \usepackage{booktabs} \input{tables}
 % Names in other scripts than Latin need LuaLaTeX or XeLaTeX.
@@ -78,9 +79,13 @@ def _scores(page: Page) -> str:
     )
 
 
+def _key(found: DifferenceKey, *, page: Page) -> list[str]:
+    return [found.baseline, found.against, page.set_title(found.evaluation_set), found.structure, found.metric.upper()]
+
+
 def _answer(found: Answer, *, page: Page) -> str:
     rows = [
-        [one.baseline, one.against, page.set_title(one.evaluation_set), one.structure, one.metric.upper(),
+        [*_key(one.key, page=page),
          as_percent(one.baseline_mean), as_percent(one.against_mean), with_interval(one.result.difference, signed=True),
          str(one.result.difference.num_clusters), with_sign(one.result.effect), p_value(one.result.p_corrected)]
         for one in found.differences
@@ -101,7 +106,7 @@ def _answer(found: Answer, *, page: Page) -> str:
 
 def _models(found: Answer, *, page: Page) -> str:
     rows = [
-        [one.baseline, one.against, page.set_title(one.evaluation_set), one.structure, one.metric.upper(),
+        [*_key(one.key, page=page),
          modelled(model) if not model.problem else f"no number: {model.problem}",
          *map(spread, (model.patient_sd, model.fold_sd, model.training_sd, model.residual_sd)),
          str(model.num_patients), str(model.num_trainings)]
