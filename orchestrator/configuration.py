@@ -264,6 +264,12 @@ def refusal(
     )
 
 
+def first_problem(error: ValidationError) -> str:
+    """Return where the first fault of a record is, and what it is, in one line."""
+    problem = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, problem['loc'])) or 'the file'}: {problem['msg']}"
+
+
 def _are_keys(detail: ErrorDetails, content: object) -> list[bool]:
     """Return which parts of the place of an error are keys; others are names of types, one of which was expected."""
     found = []

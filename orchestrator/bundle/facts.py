@@ -6,6 +6,7 @@ from platform import python_version
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from orchestrator.configuration import first_problem
 from orchestrator.errors import IntegrityError
 from orchestrator.workflow.looks import LookPlan
 
@@ -57,11 +58,7 @@ class RunFacts(BaseModel):
         try:
             found = RunFacts.model_validate_json(content)
         except ValidationError as error:
-            problem = error.errors()[0]
-            where = ".".join(map(str, problem["loc"])) or "the file"
-            raise IntegrityError(f"run.json: {where}: {problem['msg']}; expected what a bundle says of its run") from (
-                error
-            )
+            raise IntegrityError(f"run.json: {first_problem(error)}; expected what a bundle says of its run") from error
         if found.format != FORMAT:
             raise IntegrityError(f"run.json: a bundle of format {found.format}; expected {FORMAT}")
         return found

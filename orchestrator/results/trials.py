@@ -1,16 +1,20 @@
 """The trials of a search as it has written them down: settings, scores, cost."""
 
-import math
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from typing import Annotated
 
+from pydantic import Field, TypeAdapter, ValidationError
+
+from orchestrator.configuration import first_problem
 from orchestrator.errors import IntegrityError
 from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json, write_json
 from orchestrator.storage.json_values import JsonMapping
 
-_FIELDS = {"training": str, "metric": str, "sampler": str, "fidelities": list, "milestones": list}
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -19,13 +23,8 @@ class Fidelity:
 
     preset: str
     """Name of that which says how much it is trained."""
-    folds: int
+    folds: Annotated[int, Field(ge=1)]
     """Of the training cases of the training that is searched on, on which it is trained and scored."""
-
-    def __post_init__(self) -> None:
-        """Refuse what a file cannot mean."""
-        if type(self.folds) is not int or self.folds < 1 or not isinstance(self.preset, str):
-            raise ValueError(f"a fidelity of preset {self.preset!r} and {self.folds!r} folds")
 
     @property
     def text(self) -> str:
@@ -40,21 +39,21 @@ class TrialRecord:
     number: int
     """From 0, in the order in which they were chosen."""
     settings: Mapping[str, object]
-    dsc: float | None
+    dsc: Finite | None
     """Mean over cases that were left out, at the highest fidelity with scores; None if it is not scored."""
-    nsd: float | None
+    nsd: Finite | None
     num_epochs: int
     is_whole: bool
     """Whether it has trained all epochs that it was to, at every fidelity."""
-    hours: float
+    hours: Finite
     """Of training, of all its folds and fidelities."""
     fidelity: int
     """Position of the one that its score is of."""
-    first_score: float | None
+    first_score: Finite | None
     """What it was told apart by at the first fidelity, which all trials have."""
     epochs_in_all: int
     """Of all its folds and fidelities."""
-    schedule: Sequence[JsonMapping] = ()
+    schedule: tuple[JsonMapping, ...] = ()
     """Of one whose settings have changed on the way: `from_epoch` and the settings from there on."""
 
 
@@ -129,21 +128,17 @@ GENERATION_HEAD = ("generation", "from epoch", "trial", "goes on from", "patch D
 """Of a table of generations, before the settings; the Dice is that of the generation."""
 
 
+_search: TypeAdapter[SearchRecord] = TypeAdapter(SearchRecord)
+
+
 def search_of(trials: Sequence[TrialRecord], *, best: int | None, about: JsonMapping) -> SearchRecord:
     """Return a search; `about` are the other fields of it, as its file has them, and more for people."""
-    told = {name: about[name] for name in ("training", "metric", "sampler")}
-    fidelities = tuple(Fidelity(**one) for one in about["fidelities"])
-    return SearchRecord(
-        **told,
-        fidelities=fidelities,
-        milestones=tuple(about["milestones"]),
-        trials=tuple(trials),
-        best=best,
-        population={name: about["population"][name] for name in ("size", "reduction")}
-        if "population" in about
-        else None,
-        generations=tuple(about.get("generations", ())),
-    )
+    return _search.validate_python({**_told(about), "trials": trials, "best": best})
+
+
+def _told(about: JsonMapping) -> JsonMapping:
+    of = about.get("population")
+    return about if of is None else {**about, "population": {name: of[name] for name in ("size", "reduction")}}
 
 
 def write_search(storage: Storage, search: SearchRecord, *, about: JsonMapping) -> None:
@@ -160,34 +155,32 @@ def read_search(storage: Storage) -> SearchRecord | None:
     """
     if not storage.exists(run_paths.SWEEP):
         return None
-    said = read_json(storage, run_paths.SWEEP, _FIELDS)
+    said = read_json(storage, run_paths.SWEEP)
     if "trials" not in said:
         return None
     try:
-        trials = tuple(TrialRecord(**{**one, "schedule": tuple(one.get("schedule", ()))}) for one in said["trials"])
-        best = None if said["best"]["trial"] is None else trials[said["best"]["trial"]].number
-        search = search_of(trials, best=best, about=said)
-        _check(trials, num_fidelities=len(search.fidelities))
+        # As JSON, which is strict with numbers and takes a list for a tuple.
+        text = json.dumps({**_told(said), "best": said["best"]["trial"]})
+        search = _search.validate_json(text, strict=True)
+        _check(search)
         # What is shown of them must be there.
         search.rows_of_generations()
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        found = first_problem(error) if isinstance(error, ValidationError) else repr(error)
         raise IntegrityError(
-            f"{storage.location}/{run_paths.SWEEP}: not the record of a search ({error!r}); expected what a sweep has "
+            f"{storage.location}/{run_paths.SWEEP}: not the record of a search ({found}); expected what a sweep has "
             "written. The same sweep writes it again"
         ) from error
     return search
 
 
-def _check(trials: tuple[TrialRecord, ...], *, num_fidelities: int) -> None:
-    for number, trial in enumerate(trials):
-        if not isinstance(trial.settings, dict) or trial.settings.keys() != trials[0].settings.keys():
-            raise TypeError(f"trial {number} with other settings than the first")
+def _check(search: SearchRecord) -> None:
+    for number, trial in enumerate(search.trials):
+        if trial.number != number or trial.fidelity not in range(len(search.fidelities)):
+            raise ValueError(f"trial {number} with another number, or at a fidelity that there is not")
+        if trial.settings.keys() != search.trials[0].settings.keys():
+            raise ValueError(f"trial {number} with other settings than the first")
         if not all(type(step["from_epoch"]) is int for step in trial.schedule):
-            raise TypeError(f"trial {number} with a schedule that is none")
-        numbers = [one for one in (trial.dsc, trial.nsd, trial.hours, trial.first_score) if one is not None]
-        if trial.hours is None or not all(type(one) in {int, float} and math.isfinite(one) for one in numbers):
-            raise TypeError(f"trial {number} with a score or hours that are no numbers")
-        if type(trial.epochs_in_all) is not int or trial.fidelity not in range(num_fidelities):
-            raise TypeError(f"trial {number} with epochs that are none, or at a fidelity that there is not")
-        if type(trial.number) is not int or type(trial.num_epochs) is not int or trial.number != number:
-            raise TypeError(f"trial {number} with another number, or epochs that are none")
+            raise ValueError(f"trial {number} with a schedule that is none")
+    if search.best not in (None, *range(len(search.trials))):
+        raise ValueError(f"the best is trial {search.best}, which is not there")

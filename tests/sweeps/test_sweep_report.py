@@ -131,6 +131,21 @@ def test_a_damaged_record_of_a_search_is_refused_by_name(tmp_path, changed):
         read_search(storage)
 
 
+def test_a_record_of_a_search_of_before_schedules_is_read_and_a_wrong_value_is_named_by_its_place(tmp_path):
+    storage, found = open_storage(str(tmp_path)), trials()
+    write_search(storage, search_of(found, best=None, about=ABOUT), about=ABOUT)
+    path = tmp_path / "sweep.json"
+    record = json.loads(path.read_text())
+    for one in record["trials"]:
+        del one["schedule"]
+    path.write_text(json.dumps(record))
+    assert read_search(storage) == SearchRecord(**OF_RECORD, trials=found, best=None)
+    record["trials"][2]["hours"] = "1"
+    path.write_text(json.dumps(record))
+    with pytest.raises(IntegrityError, match=r"trials\.2\.hours: Input should be a valid number"):
+        read_search(storage)
+
+
 def test_a_section_says_what_was_tried_at_which_cost_and_that_the_best_is_too_good():
     found = search_section(search(trials()))
     assert found.sentence.startswith(
