@@ -57,8 +57,9 @@ def variance_components(
     """Estimate what differences vary by.
 
     Henderson's methods (Searle, Casella and McCulloch, Variance Components, 5.3 and 5.5) take any number of scores of
-    each patient and training, have no bias, and an answer where a component is 0, where the iteration of restricted
-    likelihood often has none; on balanced data all are the same. Method 3 is used where patients are tested in several
+    each patient and training, have no bias, and an answer where patients and trainings leave nothing, as where two
+    trainings give equal models: there restricted likelihood has no largest value. Elsewhere both are nearly the same,
+    and on balanced data without a component of 0 the very same. Method 3 is used where patients are tested in several
     trainings and more is left than they explain, method 1 elsewhere. An estimate below 0 is given as 0.
 
     Parameters
