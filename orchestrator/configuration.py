@@ -47,6 +47,19 @@ def is_folder(location: str) -> bool:
         raise ConfigError(f"{location}: cannot be reached ({error.strerror}); expected a readable folder") from error
 
 
+def from_home(location: str) -> str:
+    """Return a path with the home of this user for a first part `~`; raises ConfigError if there is none.
+
+    Shells leave it to the program behind `--output=`, in a file and in Python: a folder of that name is never meant.
+    """
+    if Path(location).parts[:1] != ("~",):
+        return location
+    try:
+        return str(Path(location).expanduser())
+    except RuntimeError as error:
+        raise ConfigError(f"{location}: this user has no home folder; expected a path without ~") from error
+
+
 def absolute(location: str, *, option: str) -> Path:
     """Return the path of a folder, links followed; raises ConfigError where they lead in a circle."""
     # What a path makes of `s3://bucket/x`: a folder `s3:` would be made without a word.
@@ -55,6 +68,7 @@ def absolute(location: str, *, option: str) -> Path:
             f"{option} {location}: not a storage location; expected a folder, or s3://, gs:// or az:// with "
             "bucket/prefix (a path has only one slash there)"
         )
+    location = from_home(location)
     try:
         path = Path(location).resolve()
         is_circle = path.is_symlink()

@@ -191,7 +191,7 @@ def write_report(
 
 
 def plan_comparison(
-    outputs: Sequence[str | Path], *, study: str | Path | None = None
+    outputs: str | Path | Sequence[str | Path], *, study: str | Path | None = None
 ) -> "tuple[PlannedComparison, ...]":
     """Return what the differences that a study asks for vary by, for `orchestrator.statistics.planning`.
 
@@ -213,7 +213,8 @@ def plan_comparison(
     from orchestrator.results.store import ResultsStore
 
     runs = []
-    for storage in (open_storage(str(output)) for output in outputs):
+    for output in [outputs] if isinstance(outputs, str | Path) else outputs:
+        storage = open_storage(output)
         request, table = request_of_run(storage, study=study), ResultsStore(storage).read()
         runs.append(shown_of(request, storage, table=table, asked_for=trainings_asked_for(storage)))
     return planned_comparisons(runs)
@@ -280,7 +281,10 @@ def _data(location: str | None) -> str | None:
         return None
     if "://" in location:
         return open_storage(location).location
-    return str(absolute(location, option="--data"))
+    path = absolute(location, option="--data")
+    if path.is_file():
+        raise ConfigError(f"--data {location}: is a file; expected the folder with the data sets")
+    return str(path)
 
 
 def usual_output(study: Study, *, preset: Preset) -> str:

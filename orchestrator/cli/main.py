@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 
-EXIT_DONE, EXIT_USAGE = 0, 2
+EXIT_DONE, EXIT_USAGE, EXIT_INTERRUPTED = 0, 2, 130
 COMMANDS = {
     "run": "train, predict, score and tabulate a study; simulate it; show what it would do",
     "study": "write a study file for data sets in nnU-Net's raw layout, or check one against its data",
@@ -45,7 +45,9 @@ PROGRAM = "orchestrator"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that the first word names; returns its exit code, 2 for one that does not exist."""
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if words[:1] == ["--version"]:
+    if words[:1] == ["help"]:
+        words = [*words[1:2], "--help"]
+    if words[:1] in (["--version"], ["-V"], ["version"]):
         sys.stdout.write(f"{PROGRAM} {version('nnunet-orchestrator')}\n")
         return EXIT_DONE
     if not words or words[0] in {"-h", "--help"}:
@@ -56,9 +58,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         hint = f"did you mean {near[0]}?" if near else f"expected one of {', '.join(COMMANDS)}"
         sys.stderr.write(f"error: {words[0]}: no such command; {hint}\n")
         return EXIT_USAGE
-    # Only the module that is needed: all of them take seconds to import.
-    module = importlib.import_module(f"orchestrator.cli.{_MODULES.get(words[0], words[0])}")
-    exit_code: int = module.main(words[1:])
+    try:
+        # Only the module that is needed: all of them take seconds to import, in which somebody may think better of it.
+        module = importlib.import_module(f"orchestrator.cli.{_MODULES.get(words[0], words[0])}")
+        exit_code: int = module.main(words[1:])
+    except KeyboardInterrupt:
+        sys.stderr.write("Interrupted.\n")
+        return EXIT_INTERRUPTED
     return exit_code
 
 

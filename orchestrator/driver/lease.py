@@ -105,7 +105,7 @@ class Lease:
         self._record = DriverRecord.of_this_process(storage)
         self._number = 0
         self._ended = threading.Event()
-        self._lost = threading.Event()
+        self._why_lost = ""
         self._thread = threading.Thread(target=self._beat, name="lease", daemon=True)
 
     def __enter__(self) -> "Lease":
@@ -127,18 +127,16 @@ class Lease:
         """Give the lease back."""
         self._ended.set()
         self._thread.join()
-        if not self._lost.is_set():
-            self._record = replace(self._record, is_released=True)
-            with suppress(StorageError):
+        with suppress(StorageError):
+            self._why_lost = self._why_lost or self._look()
+            if not self._why_lost:
+                self._record = replace(self._record, is_released=True)
                 self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
 
     def check(self) -> None:
-        """Raise ClusterError if another driver has taken over."""
-        if self._lost.is_set():
-            raise ClusterError(
-                f"{self._storage.location}: another driver has taken over, since this one gave no sign of life for "
-                f"{self._dead_after_s:g} s. What is done is kept; follow the other one"
-            )
+        """Raise ClusterError if another driver has taken over, or the location has gone."""
+        if self._why_lost:
+            raise ClusterError(f"{self._storage.location}: {self._why_lost}")
 
     def _wait_until_dead(self, number: int) -> None:
         """Return when the driver of this number has ended; raises ConfigError if it shows that it lives."""
@@ -174,11 +172,26 @@ class Lease:
         while not self._ended.wait(self._heartbeat_s):
             # A storage that fails for a while is not the end: nobody can take over meanwhile either.
             with suppress(StorageError):
-                if last_number(self._storage, run_paths.DRIVERS) > self._number:
-                    self._lost.set()
+                self._why_lost = self._look()
+                if self._why_lost:
                     return
                 self._record = replace(self._record, mark=uuid.uuid4().hex)
                 self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
+
+    def _look(self) -> str:
+        """Return why this driver must stop, or nothing."""
+        if last_number(self._storage, run_paths.DRIVERS) > self._number:
+            return (
+                f"another driver has taken over, since this one gave no sign of life for {self._dead_after_s:g} s. "
+                "What is done is kept; follow the other one"
+            )
+        # What is missing would be made again otherwise, in an empty folder all of it.
+        if not self._storage.exists(run_paths.driver(self._number)):
+            return (
+                f"{run_paths.driver(self._number)} is gone, by which this driver is known: the folder was moved, "
+                "removed or unmounted while it was at work. Give the same command with the place where it is now"
+            )
+        return ""
 
 
 def latest_driver(storage: Storage) -> DriverRecord | None:

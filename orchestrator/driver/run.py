@@ -26,7 +26,7 @@ from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.request import RunRequest, datasets_of, definitions_of, graph_of, identity_of, name_of
 from orchestrator.driver.results.shown import compare_cases, shown_of, write_run_report
-from orchestrator.errors import ConfigError, GpuError, IntegrityError, StorageError
+from orchestrator.errors import ConfigError, GpuError, IntegrityError, OrchestratorError, StorageError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener
 from orchestrator.report.reported import Reported
@@ -225,6 +225,7 @@ class _Call:
         storage, trainings = self.storage, self.request.trainings
         failures = {key.text: "\n".join([it.line, *it.last_lines]) for key, it in executed.failures.items()}
         lost = tuple(training.id for training in trainings if StageKey.score_of(training.id) in executed.lost)
+        has_news = has_news or _is_older_than_results(storage)
         if has_news:
             compare_cases(self.request, storage, asked_for=asked_for)
         table = ResultsStore(storage).read()
@@ -233,8 +234,7 @@ class _Call:
         num_done = len({row.training_id for row in rows}.intersection(ids))
         shown = shown_of(self.request, storage, table=table, asked_for=asked_for)
         tables = write_tables(storage, shown, failed=lost)
-        if has_news or not storage.exists(run_paths.REPORT_PAGE):
-            _write_report(shown, storage, failed=failures, note=self.listener.note)
+        has_report = not has_news or _write_report(shown, storage, failed=failures, note=self.listener.note)
         elapsed_s = self._tell_end(num_done=num_done, num_failed=len(failures))
         return RunOutcome(
             num_done=num_done,
@@ -244,7 +244,7 @@ class _Call:
             left_out=tuple(id_ for id_ in ids if id_ in shown.left_out) if self.request.until_decided else (),
             looks=shown.decisions.lines if shown.decisions else (),
             tables=tables,
-            report=run_paths.REPORT_PAGE if storage.exists(run_paths.REPORT_PAGE) else "",
+            report=run_paths.REPORT_PAGE if has_report else "",
             elapsed_s=elapsed_s,
         )
 
@@ -272,13 +272,22 @@ class _Call:
         )
 
 
-def _write_report(shown: Reported, storage: Storage, *, failed: Mapping[str, str], note: Callable[[str], None]) -> None:
-    """Write the report; what fails there says nothing about the results, which are committed."""
+def _is_older_than_results(storage: Storage) -> bool:
+    """Return whether the report is not there, or was written before the latest result: a call can end in between."""
+    _, written_at = storage.sizes_and_times(run_paths.REPORT).get(run_paths.REPORT_PAGE, (0, -1))
+    return any(at > written_at for _, at in storage.sizes_and_times(run_paths.RESULTS).values())
+
+
+def _write_report(shown: Reported, storage: Storage, *, failed: Mapping[str, str], note: Callable[[str], None]) -> bool:
+    """Return whether the report is written now; what fails there says nothing about the results: they are committed."""
     try:
         write_run_report(shown, storage, failed=failed)
     except Exception as error:
-        logger.exception("the report is not written")
+        if not isinstance(error, OrchestratorError):
+            logger.exception("the report is not written")
         note(f"the report is not written ({type(error).__name__}: {error}); `orchestrator report` tries it again")
+        return False
+    return True
 
 
 def _schedule(

@@ -3,6 +3,7 @@
 from importlib.util import find_spec
 from pathlib import Path
 
+from orchestrator.configuration import from_home
 from orchestrator.errors import ConfigError
 from orchestrator.storage.interface import Storage
 
@@ -20,7 +21,7 @@ def open_storage(location: str | Path) -> Storage:
     if not separator:
         from orchestrator.storage.local import LocalStorage
 
-        return LocalStorage(location)
+        return LocalStorage(from_home(location))
     user, at, _ = rest.partition("/")[0].rpartition("@")
     if "?" in rest or (at and (":" in user or scheme in {"s3", "gs", "az"})):
         # Locations stand in scripts, in comments of jobs and in lists of processes, which others may read.

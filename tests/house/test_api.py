@@ -74,6 +74,7 @@ def test_a_model_that_nnunet_does_not_have_is_refused_before_anything_starts(kin
         ({"seed": -1}, ConfigError, "seed -1: expected a number from 0"),
         ({"cluster": AWS, "output": "s3://bucket/run"}, ConfigError, "starts machines, which takes an answer"),
         ({"data": "{folder}"}, DataError, "found no such folder; expected the download"),
+        ({"data": __file__}, ConfigError, "test_api.py: is a file; expected the folder with the data sets"),
     ],
 )
 def test_what_does_not_fit_is_raised_before_anything_starts(tmp_path, arguments, error, message):

@@ -8,6 +8,7 @@ import venv
 import zipfile
 from importlib.metadata import version
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -17,14 +18,22 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_version_is_that_of_the_package(capsys):
-    assert main(["--version"]) == 0
-    assert capsys.readouterr().out == f"orchestrator {version('nnunet-orchestrator')}\n"
+    for word in ("--version", "-V", "version"):
+        assert main([word]) == 0
+        assert capsys.readouterr().out == f"orchestrator {version('nnunet-orchestrator')}\n"
 
 
-def test_help_names_every_command(capsys):
-    assert main(["--help"]) == 0
+@pytest.mark.parametrize("word", ["--help", "help"])
+def test_help_names_every_command(word, capsys):
+    assert main([word]) == 0
     out = capsys.readouterr().out
     assert all(f"  {name} " in out for name in COMMANDS)
+
+
+def test_help_tells_of_one_command(capsys):
+    with pytest.raises(SystemExit):
+        main(["help", "status"])
+    assert capsys.readouterr().out.startswith("usage: orchestrator status ")
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -40,6 +49,12 @@ def test_an_unknown_command_is_one_line(capsys):
     assert capsys.readouterr().err == f"error: trian: no such command; expected one of {', '.join(COMMANDS)}\n"
     assert main(["evaluete"]) == 2
     assert capsys.readouterr().err == "error: evaluete: no such command; did you mean evaluate?\n"
+
+
+def test_who_thinks_better_of_it_while_a_command_is_imported_sees_one_word(capsys, monkeypatch):
+    monkeypatch.setattr("orchestrator.cli.main.importlib.import_module", mock.Mock(side_effect=KeyboardInterrupt))
+    assert main(["run"]) == 130
+    assert capsys.readouterr().err == "Interrupted.\n"
 
 
 def test_importing_the_package_loads_neither_torch_nor_ray():

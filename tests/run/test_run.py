@@ -2,7 +2,9 @@
 
 import json
 import math
+import os
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 from test_results import row
@@ -13,7 +15,7 @@ from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import RunRequest, identity_of
 from orchestrator.driver.run import run
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, StorageError
 from orchestrator.progress import NoListener
 from orchestrator.ray_backend.on_demand import connect_to_ray
 from orchestrator.results.records import ScoreStatus
@@ -150,6 +152,33 @@ def test_tables_are_of_all_that_is_committed_whatever_a_call_asks_for(request_fo
     assert "| T1-infection | COVID-19-CT-Seg | infection | average | 1 | 50.0 |" in summary
     assert "- T1-infection-fold1: pending\n- T3-infection-structseg-fold1: pending\n" in summary
     assert names[0] not in summary.partition("## Trainings without results")[2]
+
+
+def test_a_report_that_an_earlier_call_did_not_come_to_is_written_by_the_next(request_for, tmp_path, monkeypatch):
+    """Nothing else is left to do for it; an older page would be taken for one of these results."""
+    names = ("T1-infection-fold0", "T1-infection-fold1")
+    both = request_for(trainings=load_study().trainings(only=names, preset=SMOKE))
+    claim(both)
+    page, store, notes = tmp_path / run_paths.REPORT_PAGE, ResultsStore(open_storage(tmp_path)), []
+    listener = mock.Mock(note=notes.append)
+
+    def call():
+        return run(both, connect=connect_to_ray, listener=listener).report, page.read_text(encoding="utf-8")
+
+    for training in both.trainings:
+        store.commit(training.id, [scored(training)])
+    report, first = call()
+    assert report == run_paths.REPORT_PAGE
+    page.write_text("of before", encoding="utf-8")
+    assert call() == (report, "of before")
+    os.utime(page, ns=(0, 0))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("orchestrator.driver.run.write_run_report", mock.Mock(side_effect=StorageError("read-only")))
+        assert call() == ("", "of before")
+    assert notes[-1] == "the report is not written (StorageError: read-only); `orchestrator report` tries it again"
+    report, again = call()
+    assert (report, len(again)) == (run_paths.REPORT_PAGE, len(first))
 
 
 def test_warnings_about_the_data_of_shown_trainings_stand_with_the_tables(request_for, tmp_path):

@@ -191,3 +191,20 @@ def test_of_many_that_come_at_once_after_a_death_one_wins(storage):
     for thread in threads:
         thread.join()
     assert (len(held), len(refused)) == (1, 5)
+
+
+@pytest.mark.parametrize("is_looked_for", [True, False])
+def test_a_driver_whose_folder_is_moved_away_stops_and_makes_nothing_there(tmp_path, is_looked_for):
+    storage = open_storage(tmp_path / "run")
+    with Lease(storage, heartbeat_s=0.05 if is_looked_for else 60.0) as lease:
+        lease.check()
+        (tmp_path / "run").rename(tmp_path / "elsewhere")
+        if is_looked_for:
+            until_s = time.monotonic() + 60
+            with pytest.raises(ClusterError, match=r"/run: drivers/0\S* is gone, .*was moved, removed or unmounted"):  # noqa: PT012
+                while time.monotonic() < until_s:
+                    lease.check()
+                    time.sleep(0.01)
+    assert not (tmp_path / "run").exists()
+    with Lease(open_storage(tmp_path / "elsewhere")):
+        pass

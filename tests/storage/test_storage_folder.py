@@ -3,10 +3,13 @@
 import errno
 import os
 import time
+from pathlib import Path
+from unittest import mock
 
 import pytest
 
-from orchestrator.errors import StorageError
+from orchestrator.configuration import absolute
+from orchestrator.errors import ConfigError, StorageError
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 
@@ -129,3 +132,15 @@ def test_a_file_system_without_hard_links_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "link", refuse)
     with pytest.raises(StorageError, match=r"/x: cannot create it: this file system has no hard links"):
         open_storage(tmp_path).create_exclusive("x", b"1")
+
+
+def test_a_tilde_that_the_shell_has_left_is_the_home_of_this_user(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    monkeypatch.chdir(tmp_path)
+    assert open_storage("~/run").location == str(tmp_path / "home" / "run")
+    assert str(absolute("~/run", option="--output")) == str(tmp_path / "home" / "run")
+    # A folder may well have a name that only begins so.
+    assert open_storage("~run").location == "~run"
+    monkeypatch.setattr(Path, "expanduser", mock.Mock(side_effect=RuntimeError("no home")))
+    with pytest.raises(ConfigError, match="~/run: this user has no home folder; expected a path without ~"):
+        open_storage("~/run")

@@ -32,6 +32,8 @@ def carry_out(request: RunRequest, options: argparse.Namespace, *, console: Cons
     """Do what the command line asks for; returns the exit code."""
     if request.data and not options.data and not request.cluster.data:
         line = f"data sets: {request.data}, as the environment variable {RAW_VARIABLE} says"
+        if request.preset.phantom_spacing_mm is not None:
+            line += "; where it is unset, phantoms are generated"
         say(line, console=errors if options.json or options.render else console)
     for name, show in INSTEAD.items():
         if getattr(options, name):

@@ -161,7 +161,8 @@ def _what_is_there(found: Sequence[str], *, there: Sequence[str]) -> str:
     if found:
         return f"no {DESCRIPTION} in {found[0]}"
     datasets = [name for name in there if name.startswith("Dataset")]
-    return f"no such folder beside {listing(datasets or list(there))}"
+    others = datasets or list(there)
+    return f"no such folder beside {listing(others)}" if others else "no such folder, and no other"
 
 
 def _advice(storage: Storage, wanted: str) -> str:
