@@ -203,7 +203,10 @@ def machine_lines(status: RunStatus, ordered: Sequence[OrderedMachine], *, is_at
         lines.append(f"machines asked for: {status.machines_missing}{f'; in the queue: {waiting}' if waiting else ''}")
     usable = {MachineState.BUSY, MachineState.IDLE}.intersection(status.machines)
     if not usable and (status.waiting or status.under_way):
-        to_come = "those asked for are not there yet" if status.machines_missing else "none is asked for"
+        if status.machines_missing:
+            to_come = "those asked for are not there yet"
+        else:
+            to_come = "none is asked for" if status.machines else "the cluster has told of none yet"
         lines.append(f"nothing starts: there is no machine that may be used, and {to_come}")
     return lines
 

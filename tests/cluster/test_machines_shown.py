@@ -143,6 +143,8 @@ def test_the_status_lists_machines_and_why_nothing_starts(storage, capsys):
 
 def test_where_every_machine_is_quarantined_nothing_starts(storage):
     events = a_log(storage)
+    lines = machine_lines(read_status(storage), (), is_at_work=True)
+    assert lines == ["nothing starts: there is no machine that may be used, and the cluster has told of none yet"]
     events.append("machines_seen", machines={"quarantined": {"8 CPUs": 1}})
     lines = machine_lines(read_status(storage), (), is_at_work=True)
     assert lines[-1] == "nothing starts: there is no machine that may be used, and none is asked for"
