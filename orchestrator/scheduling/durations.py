@@ -17,10 +17,8 @@ PRIOR_WEIGHT = 0.3
 """Observations that what was expected counts as."""
 FOLD_WEIGHT = 0.02
 """Folds of a group that the mean of all groups counts as: folds differ little, groups much."""
-PRIOR_SPREAD = 0.3
-"""Relative standard deviation of a training of which nothing has been seen."""
-LEAST_SPREAD = 0.03
-"""Of one whose whole group has been seen: two folds are never quite equal."""
+LEAST_CHANGE = 0.01
+"""Share by which an observation of a training differs from the one before at least, to count as another."""
 LEAST_NEWS = 0.05
 """Share of new observations from which on groups and kinds are fitted anew."""
 _NUM_SWEEPS = 4
@@ -35,15 +33,6 @@ class Expectation:
     """On a GPU of speed 1."""
     group: str
     """Trainings that last alike."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Prediction:
-    """The time of a whole training on a GPU of speed 1."""
-
-    seconds: float
-    spread: float
-    """Relative standard deviation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,10 +59,8 @@ class Durations:
         self._log_speeds = {kind: math.log(speed) for kind, speed in speeds.items()}
         self._seen: dict[StageKey, _Observation] = {}
         self._group_logs: dict[str, float] = {}
-        self._group_spreads: dict[str, float] = {}
         self._kind_logs: dict[str, float] = {}
         self._overall_log = 0.0
-        self._overall_spread = PRIOR_SPREAD
         self._fitted_version = 0
         self.version = 0
         """Changes with every observation."""
@@ -92,7 +79,7 @@ class Durations:
         """
         ratio = math.log(seconds / self._expected[training].seconds)
         before = self._seen.get(training)
-        if before is not None and before.kind == kind and abs(before.log_ratio - ratio) < LEAST_SPREAD / 3:
+        if before is not None and before.kind == kind and abs(before.log_ratio - ratio) < LEAST_CHANGE:
             return
         self._seen[training] = _Observation(kind=kind, log_ratio=ratio)
         self.version += 1
@@ -101,17 +88,14 @@ class Durations:
         """Whether a training has shown how long it takes."""
         return training in self._seen
 
-    def predict(self, training: StageKey) -> Prediction:
-        """Return what is to be expected of a training now."""
+    def predict_s(self, training: StageKey) -> float:
+        """Return the seconds of a whole training on a GPU of speed 1, as is to be expected now."""
         self._fit()
         expected = self._expected[training]
         seen = self._seen.get(training)
         if seen is not None:
-            log = seen.log_ratio + self._log_speed(seen.kind)
-            return Prediction(seconds=expected.seconds * math.exp(log), spread=LEAST_SPREAD)
-        log = self._group_logs.get(expected.group, self._overall_log)
-        spread = self._group_spreads.get(expected.group, self._overall_spread)
-        return Prediction(seconds=expected.seconds * math.exp(log), spread=spread)
+            return expected.seconds * math.exp(seen.log_ratio + self._log_speed(seen.kind))
+        return expected.seconds * math.exp(self._group_logs.get(expected.group, self._overall_log))
 
     def speed(self, kind: str) -> float:
         """Return the speed of a kind of GPU as far as it has shown."""
@@ -147,7 +131,6 @@ class Durations:
             }
             if len(by_kind) > 1:
                 self._fit_kinds(by_kind)
-        self._fit_spreads(logs, everything)
 
     def _fit_kinds(self, by_kind: Mapping[str, list[tuple[str, _Observation]]]) -> None:
         found = {
@@ -159,17 +142,3 @@ class Durations:
         }
         mean = sum(found.values()) / len(found)
         self._kind_logs = {kind: log - mean for kind, log in found.items()}
-
-    def _fit_spreads(self, logs: Mapping[str, list[float]], everything: list[float]) -> None:
-        within = [log - self._group_logs[group] for group, values in logs.items() for log in values]
-        between = [log - self._overall_log for log in everything]
-        self._overall_spread = _spread(between, prior=PRIOR_SPREAD)
-        one = _spread(within, prior=LEAST_SPREAD * 2)
-        # The mean of a group is itself uncertain by what its folds differ.
-        self._group_spreads = {group: one * math.sqrt(1 + 1 / len(values)) for group, values in logs.items()}
-
-
-def _spread(deviations: list[float], *, prior: float) -> float:
-    """Return the root mean square of deviations, shrunk towards a prior that counts as one observation."""
-    squares = sum(deviation**2 for deviation in deviations) + prior**2
-    return max(LEAST_SPREAD, math.sqrt(squares / (len(deviations) + 1)))

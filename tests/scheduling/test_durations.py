@@ -2,7 +2,7 @@
 
 import pytest
 
-from orchestrator.scheduling.durations import PRIOR_SPREAD, Durations, Expectation
+from orchestrator.scheduling.durations import Durations, Expectation
 
 
 def durations(**speeds: float) -> Durations:
@@ -13,40 +13,37 @@ def durations(**speeds: float) -> Durations:
 
 
 def test_before_anything_is_seen_the_expectation_holds():
-    prediction = durations().predict("lung0")
-    assert prediction.seconds == pytest.approx(100)
-    assert prediction.spread == PRIOR_SPREAD
+    assert durations().predict_s("lung0") == pytest.approx(100)
 
 
 def test_a_training_that_was_seen_is_known():
     known = durations()
     known.observe("lung0", kind="", seconds=200)
-    assert known.predict("lung0").seconds == pytest.approx(200)
+    assert known.predict_s("lung0") == pytest.approx(200)
     assert known.is_seen("lung0")
 
 
 def test_one_fold_tells_about_its_group_and_a_little_about_the_others():
     known = durations()
     known.observe("lung0", kind="", seconds=200)
-    assert known.predict("lung1").seconds == pytest.approx(200, rel=0.02)
-    assert 100 < known.predict("tumour0").seconds < 200
-    assert known.predict("lung1").spread < known.predict("tumour0").spread
+    assert known.predict_s("lung1") == pytest.approx(200, rel=0.02)
+    assert 100 < known.predict_s("tumour0") < 200
     known.observe("tumour0", kind="", seconds=50)
-    assert known.predict("tumour1").seconds == pytest.approx(50, rel=0.03)
-    assert known.predict("lung1").seconds == pytest.approx(200, rel=0.03)
+    assert known.predict_s("tumour1") == pytest.approx(50, rel=0.03)
+    assert known.predict_s("lung1") == pytest.approx(200, rel=0.03)
 
 
 def test_a_later_observation_replaces_the_earlier_one():
     known = durations()
     known.observe("lung0", kind="", seconds=400)
     known.observe("lung0", kind="", seconds=200)
-    assert known.predict("lung0").seconds == pytest.approx(200)
+    assert known.predict_s("lung0") == pytest.approx(200)
 
 
 def test_seconds_on_a_slow_gpu_count_by_its_speed():
     known = durations(fast=1.0, slow=0.5)
     known.observe("lung0", kind="slow", seconds=200)
-    assert known.predict("lung1").seconds == pytest.approx(100, rel=0.02)
+    assert known.predict_s("lung1") == pytest.approx(100, rel=0.02)
 
 
 def test_the_speed_of_a_gpu_is_learned_from_folds_of_the_same_groups():
