@@ -2,7 +2,7 @@
 
 | kind | fields |
 |---|---|
-| run_started | trainings, ensembles among them, stages_done, min_preemption_gain_s, left_out: no answer needs these |
+| run_started | trainings, stages_done, left_out: no answer needs these |
 | stage_started | stage, stage_kind, attempt, and where it has a GPU gpu_kind, gpus |
 | stage_finished | stage, stage_kind, elapsed_s |
 | stage_failed | stage, stage_kind, error, final |
@@ -52,7 +52,6 @@ _READ_FIELDS: Mapping[str, Mapping[str, type | tuple[type, ...]]] = {
 }
 """What the status of a run relies on, and the type of it."""
 _READ_IF_THERE: Mapping[str, type | tuple[type, ...]] = {
-    "min_preemption_gain_s": (int, float),
     "gpus": (int, float),
     "gpu_kind": str,
     "left_out": list,

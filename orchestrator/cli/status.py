@@ -93,6 +93,7 @@ def show_status(options: argparse.Namespace, console: Console, errors: Console) 
             "done": sorted(status.done),
             "left_out": sorted(status.left_out),
             "driver": driver.text,
+            "remaining_s": driver.remaining_s,
             "cost": cost,
         }
         record["machines_ordered"] = [asdict(machine) for machine in ordered]
@@ -122,6 +123,8 @@ class DriverState:
     is_at_work: bool
     text: str
     """What it does, and where."""
+    remaining_s: float | None = None
+    """What it says that the run still needs; None if it does not say so, or is not at work."""
 
 
 def find_driver(storage: Storage, *, note: Callable[[str], None]) -> DriverState:
@@ -137,7 +140,8 @@ def find_driver(storage: Storage, *, note: Callable[[str], None]) -> DriverState
         note(f"waiting up to {NUM_LOOKS * HEARTBEAT_S:.0f} s for a sign of life of the driver ({where})")
         alive = _changes(storage, driver)
     if alive:
-        return DriverState(is_at_work=True, text=f"the driver is at work ({where})")
+        text = f"the driver is at work ({where})"
+        return DriverState(is_at_work=True, text=text, remaining_s=driver.remaining_s)
     text = f"the latest driver is dead ({where}); the command that started the run goes on from what is done"
     return DriverState(is_at_work=False, text=text)
 
@@ -239,11 +243,7 @@ def show(status: RunStatus, *, driver: DriverState, cost: str, storage: Storage,
                 training.host or "-",
             )
         print_whole(table, console=console)
-    if status.forecast and driver.is_at_work:
-        early, median, late = (
-            duration_text(value)
-            for value in (status.forecast.early_s, status.forecast.median_s, status.forecast.late_s)
-        )
-        say(f"to go: about {median}, in 8 of 10 cases {early} to {late}", console=console)
+    if driver.remaining_s is not None:
+        say(f"to go: about {duration_text(driver.remaining_s)}", console=console)
     for stage, line in status.failed.items():
         say(f"failed: {stage}: {line} ({storage.location}/{run_paths.stage_failure(stage)})", console=console)

@@ -49,6 +49,8 @@ class DriverRecord:
     that is at work copies this record, too."""
     is_released: bool = False
     """It has ended in good order."""
+    remaining_s: float | None = None
+    """What the run still needs, as it expects; None while it does not know."""
 
     @classmethod
     def of_this_process(cls, storage: Storage) -> "DriverRecord":
@@ -103,6 +105,7 @@ class Lease:
         self._heartbeat_s = heartbeat_s
         self._dead_after_s = dead_after_s
         self._record = DriverRecord.of_this_process(storage)
+        self._remaining_s: float | None = None
         self._number = 0
         self._ended = threading.Event()
         self._why_lost = ""
@@ -130,8 +133,12 @@ class Lease:
         with suppress(StorageError):
             self._why_lost = self._why_lost or self._look()
             if not self._why_lost:
-                self._record = replace(self._record, is_released=True)
+                self._record = replace(self._record, is_released=True, remaining_s=None)
                 self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
+
+    def tell_remaining(self, seconds: float) -> None:
+        """Let the next sign of life say how long the run still needs; infinite where it cannot go on as things are."""
+        self._remaining_s = seconds if math.isfinite(seconds) else None
 
     def check(self) -> None:
         """Raise ClusterError if another driver has taken over, or the location has gone."""
@@ -175,7 +182,7 @@ class Lease:
                 self._why_lost = self._look()
                 if self._why_lost:
                     return
-                self._record = replace(self._record, mark=uuid.uuid4().hex)
+                self._record = replace(self._record, mark=uuid.uuid4().hex, remaining_s=self._remaining_s)
                 self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
 
     def _look(self) -> str:
@@ -207,6 +214,8 @@ def _read(storage: Storage, number: int) -> DriverRecord | None:
     record = read_json(storage, key, {"pid": int} | dict.fromkeys(("host", "processes", "process_start", "mark"), str))
     # A driver of a later version may say more, and lives all the same.
     known = {field.name: record[field.name] for field in fields(DriverRecord) if field.name in record}
+    if not isinstance(seconds := known.get("remaining_s"), int | float) or not math.isfinite(seconds):
+        known["remaining_s"] = None
     try:
         return DriverRecord(**known)
     except TypeError as error:

@@ -28,7 +28,7 @@ from orchestrator.driver.request import RunRequest, datasets_of, definitions_of,
 from orchestrator.driver.results.shown import compare_cases, shown_of, write_run_report
 from orchestrator.errors import ConfigError, GpuError, IntegrityError, OrchestratorError, StorageError
 from orchestrator.events import EventLog
-from orchestrator.progress import ProgressListener
+from orchestrator.progress import ProgressListener, Snapshot
 from orchestrator.report.reported import Reported
 from orchestrator.report.study_tables.tables import write_tables
 from orchestrator.results.aggregate import missing_predictions
@@ -189,7 +189,12 @@ class _Call:
             # On a GPU a process must end for its memory to be given back.
             separate = not backend.is_embedded or need.gpus > 0
             backend.begin(_run_context(request, need), separate_trainings=separate)
-            observer = RunObserver(schedule, view=self.listener, publish=backend.publish, clock=time.monotonic)
+
+            def publish(snapshot: Snapshot, seconds: Mapping[StageKind, float]) -> None:
+                self.lease.tell_remaining(snapshot.eta_s)
+                backend.publish(snapshot, seconds)
+
+            observer = RunObserver(schedule, view=self.listener, publish=publish, clock=time.monotonic)
             loop = RunLoop(
                 schedule,
                 backend=backend,
@@ -262,14 +267,8 @@ class _Call:
             self.listener.note(look.line)
 
     def _tell_start(self, *, num_done: int, left_out: Iterable[str]) -> None:
-        self.events.append(
-            "run_started",
-            trainings=[training.id for training in self.request.trainings],
-            ensembles=[training.id for training in self.request.trainings if training.members],
-            stages_done=num_done,
-            left_out=sorted(left_out),
-            min_preemption_gain_s=self.request.cluster.min_preemption_gain_s,
-        )
+        trainings = [training.id for training in self.request.trainings]
+        self.events.append("run_started", trainings=trainings, stages_done=num_done, left_out=sorted(left_out))
 
 
 def _is_older_than_results(storage: Storage) -> bool:

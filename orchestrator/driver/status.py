@@ -1,28 +1,20 @@
-"""What the files of a run say about it: what is done, under way, waiting and failed, and how long it may still take."""
+"""What the files of a run say about it: what is done, under way, waiting and failed."""
 
-import heapq
 import math
-import random
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S
 from orchestrator.errors import ConfigError
 from orchestrator.events import read_events
 from orchestrator.results.store import ResultsStore
-from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.stages.records.latest_epoch import read_latest_epoch
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_values import JsonMapping
 from orchestrator.usage import gpu_hours, stage_spans
 from orchestrator.workflow.keys import StageKey, StageKind
 
-NUM_DRAWS = 500
-"""Simulations of the rest of a run that are drawn for its forecast."""
-WORTH_MOVING_GAINS = 4
-"""Trainings longer than so many least gains end together, since they are preempted for each other."""
 _OF_STAGES = {"run_started", "stage_started", "stage_finished", "stage_failed", "run_finished"}
 _OF_A_TRAINING = {StageKind.TRAIN, StageKind.VALIDATE, StageKind.ENSEMBLE, StageKind.PREDICT, StageKind.SCORE}
 _FOLLOWING = {
@@ -59,15 +51,6 @@ class TrainingUnderWay:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class ExpectedEnd:
-    """When the last training will be scored, in seconds from now; of ten simulations, one is earlier and one later."""
-
-    early_s: float
-    median_s: float
-    late_s: float
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
 class RunStatus:
     """A run at one moment."""
 
@@ -92,8 +75,6 @@ class RunStatus:
     """How many it has asked for beside them."""
     machines_waiting: Mapping[str, int]
     """How many of these wait in a queue, by pool and reason."""
-    forecast: ExpectedEnd | None
-    """None if there is nothing to go by yet, or nothing to come."""
 
 
 def read_status(storage: Storage) -> RunStatus:
@@ -119,10 +100,6 @@ def read_status(storage: Storage) -> RunStatus:
     begun = {training.id for training in under_way} | _begun_before_failing(failed)
     left_out = _left_out(latest).difference(done)
     waiting = tuple(training for training in trainings if training not in done | begun | left_out)
-    finished = [event for event in events if event["kind"] == "stage_finished"]
-    finished_s = {
-        kind: [event["elapsed_s"] for event in finished if event["stage_kind"] == kind] for kind in _OF_A_TRAINING
-    }
     return RunStatus(
         trainings=trainings,
         done=frozenset(done),
@@ -130,92 +107,16 @@ def read_status(storage: Storage) -> RunStatus:
         failed=failed,
         waiting=waiting,
         left_out=left_out,
-        training_s=sum(map(sum, finished_s.values())),
+        training_s=sum(
+            event["elapsed_s"]
+            for event in events
+            if event["kind"] == "stage_finished" and event["stage_kind"] in _OF_A_TRAINING
+        ),
         gpu_hours=gpu_hours(stage_spans(events)),
         machines=_latest(latest, "machines_seen", "machines") or {},
         machines_missing=_latest(latest, "machines_missing", "machines") or 0,
         machines_waiting=_latest(latest, "machines_waiting", "waiting") or {},
-        forecast=forecast(
-            under_way,
-            num_waiting=len(set(waiting) - set(latest[0].get("ensembles", ()))),
-            training_s=_whole_trainings_s(events),
-            after_s=sum(_mean(finished_s[kind]) for kind in (StageKind.PREDICT, StageKind.SCORE)),
-            num_slots=_most_at_once(latest),
-            min_gain_s=latest[0].get("min_preemption_gain_s", MIN_PREEMPTION_GAIN_S),
-        ),
     )
-
-
-def _whole_trainings_s(events: Sequence[JsonMapping]) -> list[float]:
-    """Return how long trainings took that were never interrupted: the last attempt says nothing about a whole one."""
-    tried_again = {event["stage"] for event in events if event["kind"] == "stage_started" and event["attempt"] > 1}
-    return [
-        event["elapsed_s"]
-        for event in events
-        if event["kind"] == "stage_finished"
-        and event["stage_kind"] == StageKind.TRAIN
-        and event["stage"] not in tried_again
-    ]
-
-
-def forecast(
-    under_way: Sequence[TrainingUnderWay],
-    *,
-    num_waiting: int,
-    training_s: Sequence[float],
-    after_s: float,
-    num_slots: int,
-    min_gain_s: float = MIN_PREEMPTION_GAIN_S,
-) -> ExpectedEnd | None:
-    """Simulate the rest of a run: waiting trainings take as long as those that have shown how long they take.
-
-    Long trainings are preempted for each other, so they end together; short ones start when a slot becomes free.
-
-    Parameters
-    ----------
-    under_way
-        Trainings that have begun.
-    num_waiting
-        How many have not.
-    training_s
-        Durations of finished trainings; what the epochs of those under way promise is added.
-    after_s
-        Duration of prediction and scores of one training.
-    num_slots
-        Trainings at a time.
-    min_gain_s
-        The cluster's time after which a training may be preempted.
-    """
-    left_s = [training.remaining_s() for training in under_way if training.stage == StageKind.TRAIN]
-    known_s = [*training_s, *(t.num_epochs * t.epoch_elapsed_s for t in under_way if not math.isnan(t.epoch_elapsed_s))]
-    num_to_predict = len(under_way) + num_waiting
-    if not known_s or not num_to_predict:
-        return None
-    draw = random.Random(0)
-    ends_s = []
-    for _ in range(NUM_DRAWS):
-        begun = [draw.choice(known_s) if left is None else left for left in left_s]
-        waiting = [draw.choice(known_s) for _ in range(num_waiting)]
-        after = [after_s] * num_to_predict
-        ends_s.append(_end_s(begun, waiting, after_s=after, num_slots=num_slots, min_gain_s=min_gain_s))
-    ends_s.sort()
-    return ExpectedEnd(
-        early_s=ends_s[NUM_DRAWS // 10], median_s=ends_s[NUM_DRAWS // 2], late_s=ends_s[-1 - NUM_DRAWS // 10]
-    )
-
-
-def _end_s(
-    begun: Sequence[float], waiting: Sequence[float], *, after_s: Sequence[float], num_slots: int, min_gain_s: float
-) -> float:
-    """Return when the last training is scored."""
-    num_slots = max(num_slots, len(begun))
-    if max((*begun, *waiting), default=0.0) > WORTH_MOVING_GAINS * min_gain_s:
-        return lower_bound_s([*begun, *waiting], [1.0] * num_slots) + max(after_s)
-    slots = [0.0] * (num_slots - len(begun)) + sorted(begun)
-    heapq.heapify(slots)
-    for seconds in (*waiting, *after_s):
-        heapq.heapreplace(slots, slots[0] + seconds)
-    return max(slots)
 
 
 def _failed(events: Sequence[JsonMapping]) -> dict[str, str]:
@@ -265,17 +166,6 @@ def _open_stages(events: Sequence[JsonMapping], *, trainings: Collection[str]) -
     return opened
 
 
-def _most_at_once(events: Sequence[JsonMapping]) -> int:
-    running: set[str] = set()
-    most = 1
-    for event in events:
-        if event.get("stage_kind") != StageKind.TRAIN:
-            continue
-        (running.add if event["kind"] == "stage_started" else running.discard)(event["stage"])
-        most = max(most, len(running))
-    return most
-
-
 def _under_way(storage: Storage, key: StageKey, *, since: datetime) -> TrainingUnderWay:
     latest = read_latest_epoch(storage, key.training)
     return TrainingUnderWay(
@@ -288,7 +178,3 @@ def _under_way(storage: Storage, key: StageKey, *, since: datetime) -> TrainingU
         epoch_elapsed_s=latest.report.elapsed_s if latest and latest.report.is_typical else math.nan,
         host=latest.host if latest else "",
     )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values) if values else 0.0

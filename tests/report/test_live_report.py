@@ -10,7 +10,7 @@ import pytest
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.driver.results.live import LiveReport, live_state
-from orchestrator.driver.status import ExpectedEnd, RunStatus, TrainingUnderWay
+from orchestrator.driver.status import RunStatus, TrainingUnderWay
 from orchestrator.errors import IntegrityError
 from orchestrator.report.live.server import LiveServer
 from orchestrator.report.live.state import CellState
@@ -107,13 +107,15 @@ def status(**changes) -> RunStatus:
         "machines": {},
         "machines_missing": 0,
         "machines_waiting": {},
-        "forecast": ExpectedEnd(early_s=3600, median_s=4000, late_s=7200),
     }  # fmt: skip
     return RunStatus(**(values | changes))
 
 
 def test_the_matrix_says_what_has_become_of_each_training():
-    state = live_state(status(), trainings=TRAININGS, driver="", now=datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC))
+    now = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
+    state = live_state(status(), trainings=TRAININGS, driver="", now=now, remaining_s=3600.0)
+    assert state.remaining == "about 1 h 00 min"
+    assert live_state(status(), trainings=TRAININGS, driver="", now=now).remaining == ""
     cells = {cell.title.partition(":")[0].partition(";")[0]: cell for line in state.lines for cell in line.cells}
     assert len(cells) == len(TRAININGS)
     texts = [cells[training.id].text for training in TRAININGS[:5]]

@@ -174,7 +174,7 @@ NOON = '{"time": "2020-04-20T12:00:00", "kind": '
         f'{NOON}"stage_finished", "stage": "train a", "stage_kind": "train", "elapsed_s": null}}'.encode(),
         f'{NOON}"stage_finished", "stage": "train a", "stage_kind": "train", "elapsed_s": 1e400}}'.encode(),
         f'{NOON}"training_epoch", "val_loss": NaN}}'.encode(),
-        f'{NOON}"run_started", "trainings": ["a"], "min_preemption_gain_s": "y"}}'.encode(),
+        f'{NOON}"run_started", "trainings": ["a"], "left_out": "y"}}'.encode(),
         b"[" * 100_000,
     ],
 )

@@ -1,8 +1,8 @@
 """Claims about the status of a run as its files tell it."""
 
 import json
-import math
 import shutil
+import time
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from orchestrator.cli.status import main
-from orchestrator.driver.lease import DriverRecord, Lease
-from orchestrator.driver.status import TrainingUnderWay, forecast, read_status
+from orchestrator.driver.lease import DriverRecord, Lease, latest_driver
+from orchestrator.driver.status import read_status
 from orchestrator.errors import ConfigError
 from orchestrator.events import EventLog
 from orchestrator.stages.records.latest_epoch import LatestEpoch, write_latest_epoch
@@ -64,19 +64,6 @@ def run(tmp_path):
     return Run(tmp_path)
 
 
-def under_way(*, epoch, elapsed_s=1.0, stage="train"):
-    return TrainingUnderWay(
-        id="a",
-        stage=stage,
-        since=START,
-        epoch=epoch,
-        num_epochs=10,
-        pseudo_dice=0.0,
-        epoch_elapsed_s=elapsed_s,
-        host="",
-    )
-
-
 def test_each_training_is_done_under_way_waiting_or_failed(run, capsys):
     run.begin("a", "b", "c", "d", "e")
     for kind, elapsed_s in (("train", 100.0), ("predict", 10.0), ("score", 1.0)):
@@ -106,7 +93,34 @@ def test_each_training_is_done_under_way_waiting_or_failed(run, capsys):
         assert main(["--output", run.storage.location]) == 1
     printed = capsys.readouterr().out
     assert "1 of 5 trainings done, 2 under way, 1 waiting, 1 stages failed" in printed
-    assert "to go: about" in printed
+    assert "to go" not in printed
+
+
+def test_how_long_a_run_goes_on_is_what_its_driver_expects_as_long_as_it_is_at_work(run, capsys):
+    run.begin("a")
+    with Lease(run.storage, heartbeat_s=0.01) as lease:
+        for expected_s, shown_s in ((float("inf"), None), (7260.0, 7260.0)):
+            lease.tell_remaining(expected_s)
+            before = latest_driver(run.storage).mark
+            while latest_driver(run.storage).mark == before:
+                time.sleep(0.01)
+            time.sleep(0.1)
+            main(["--output", run.storage.location, "--json"])
+            assert json.loads(capsys.readouterr().out)["remaining_s"] == shown_s
+        main(["--output", run.storage.location])
+        assert "to go: about 2 h 01 min\n" in capsys.readouterr().out
+    main(["--output", run.storage.location, "--json"])
+    assert json.loads(capsys.readouterr().out)["remaining_s"] is None
+
+
+def test_a_driver_that_says_nothing_sensible_of_the_time_left_is_one_that_does_not_know(run):
+    own = asdict(DriverRecord.of_this_process(run.storage))
+    for remaining_s in ("soon", None, []):
+        run.storage.write_bytes(run_paths.driver(1), json.dumps({**own, "remaining_s": remaining_s}).encode())
+        assert latest_driver(run.storage).remaining_s is None
+    del own["remaining_s"]
+    run.storage.write_bytes(run_paths.driver(1), json.dumps(own).encode())
+    assert latest_driver(run.storage).remaining_s is None
 
 
 def test_the_first_epoch_of_an_attempt_is_no_forecast(run):
@@ -144,7 +158,7 @@ def test_json_has_null_for_what_is_not_known(run, capsys):
     assert main(["--output", run.storage.location, "--json"]) == 1
     record = json.loads(capsys.readouterr().out)
     assert record["under_way"][0]["pseudo_dice"] is None
-    assert record["forecast"] is None
+    assert record["remaining_s"] is None
 
 
 def test_everything_done_is_exit_code_0_and_no_run_2(run, capsys):
@@ -205,57 +219,6 @@ def test_ctrl_c_ends_the_command_with_one_line(run, capsys, monkeypatch):
     monkeypatch.setattr("orchestrator.cli.status.read_status", interrupt)
     assert main(["--output", run.storage.location]) == 130
     assert capsys.readouterr().err == "Interrupted.\n"
-
-
-def test_forecast_fills_slots_as_they_become_free():
-    # Two slots: one is free after 6 s, one after 2 s; three more of 10 s each: 2 -> 12 -> 22 and 6 -> 16; five
-    # predictions of 5 s: 16 -> 21 -> 26 -> 31 and 22 -> 27 -> 32.
-    known = forecast(
-        [under_way(epoch=4), under_way(epoch=8)], num_waiting=3, training_s=[10.0], after_s=5.0, num_slots=2
-    )
-    assert (known.early_s, known.median_s, known.late_s) == (32.0, 32.0, 32.0)
-    # What has been fitted only waits for its prediction.
-    assert (
-        forecast(
-            [under_way(epoch=4, stage="predict")], num_waiting=0, training_s=[9.0], after_s=5.0, num_slots=1
-        ).late_s
-        == 5.0
-    )
-
-
-def test_forecast_is_a_range_where_durations_differ():
-    found = forecast([], num_waiting=8, training_s=[10.0, 20.0], after_s=0.0, num_slots=1)
-    assert 80 < found.early_s < found.median_s < found.late_s < 160
-    assert found == forecast([], num_waiting=8, training_s=[10.0, 20.0], after_s=0.0, num_slots=1)
-
-
-def test_forecast_goes_by_the_epochs_if_nothing_has_finished_and_by_nothing_else():
-    first = forecast([under_way(epoch=5, elapsed_s=2.0)], num_waiting=1, training_s=[], after_s=0.0, num_slots=1)
-    assert first.median_s == 10.0 + 20.0
-    unknown = TrainingUnderWay(
-        id="a",
-        stage="train",
-        since=START,
-        epoch=0,
-        num_epochs=0,
-        pseudo_dice=math.nan,
-        epoch_elapsed_s=math.nan,
-        host="",
-    )
-    assert forecast([unknown], num_waiting=5, training_s=[], after_s=0.0, num_slots=1) is None
-    assert forecast([], num_waiting=0, training_s=[1.0], after_s=0.0, num_slots=1) is None
-
-
-def test_long_trainings_end_together_since_they_give_way():
-    """Three of 10 h in two slots: 15 h, where first come first served would need 20."""
-    hour_s = 3600.0
-    found = forecast([], num_waiting=3, training_s=[10 * hour_s], after_s=0.0, num_slots=2)
-    assert found.median_s == pytest.approx(15 * hour_s)
-
-
-def test_trainings_shorter_than_a_slice_of_the_cluster_wait_for_each_other():
-    trainings = {"num_waiting": 3, "training_s": [36_000.0], "after_s": 0.0, "num_slots": 2}
-    assert forecast([], min_gain_s=36_000.0, **trainings).median_s == pytest.approx(72_000.0)
 
 
 def test_gpu_hours_are_counted_until_the_last_event_of_each_driver_and_priced(run, capsys):

@@ -33,8 +33,15 @@ _KEEP_S = 2.0
 """For which a page is not made anew, however often it is asked for."""
 
 
-def live_state(status: RunStatus, *, trainings: tuple[Training, ...], driver: str, now: datetime) -> LiveState:
-    """Return what a page shows of how far a run is."""
+def live_state(
+    status: RunStatus,
+    *,
+    trainings: tuple[Training, ...],
+    driver: str,
+    now: datetime,
+    remaining_s: float | None = None,
+) -> LiveState:
+    """Return what a page shows of how far a run is, and how long its driver expects it to go on, if that is known."""
     asked_for = [training for training in trainings if training.id in set(status.trainings)]
     under_way = {one.id: one for one in status.under_way}
     keys = {stage: StageKey.parse(stage) for stage in status.failed}
@@ -47,14 +54,13 @@ def live_state(status: RunStatus, *, trainings: tuple[Training, ...], driver: st
     machines: dict[str, list[str]] = {}
     for one in status.under_way:
         machines.setdefault(one.host or "not known yet", []).append(one.id)
-    found = status.forecast
     return LiveState(
         lines=tuple(
             Line(group=group, cells=tuple(cells.get(fold) for fold in range(max(cells) + 1)))
             for group, cells in by_line.items()
         ),
         machines=tuple(Machine(name=name, trainings=tuple(own)) for name, own in sorted(machines.items())),
-        remaining=f"{duration_text(found.early_s)} to {duration_text(found.late_s)}" if found else "",
+        remaining="" if remaining_s is None else f"about {duration_text(remaining_s)}",
         driver=driver,
         time=f"{now:%Y-%m-%d %H:%M:%S} UTC",
         refresh_s=REFRESH_S,
@@ -118,7 +124,8 @@ class LiveReport:
         storage = self._storage
         status = read_status(storage)
         everything = self._request.study.all_trainings(preset=self._request.preset)
-        state = live_state(status, trainings=everything, driver=_driver(storage), now=datetime.now(UTC))
+        driver, remaining_s = _driver(storage)
+        state = live_state(status, trainings=everything, driver=driver, now=datetime.now(UTC), remaining_s=remaining_s)
         scored = (status.done, tuple(status.failed))
         if self._page is None or scored != self._scored:
             shown = shown_of(
@@ -130,12 +137,13 @@ class LiveReport:
         return to_html(replace(self._page, live=state))
 
 
-def _driver(storage: Storage) -> str:
+def _driver(storage: Storage) -> tuple[str, float | None]:
+    """Return what is known of the latest driver, and how long the run goes on as it expects."""
     driver = latest_driver(storage)
     if driver is None:
-        return "No driver has been at work yet."
+        return "No driver has been at work yet.", None
     if driver.is_released:
-        return "The latest driver has ended."
+        return "The latest driver has ended.", None
     if driver.is_at_work(storage) is False:
-        return "The latest driver is dead; the command that started the run goes on from what is done."
-    return f"A driver was last seen at work on {driver.host}."
+        return "The latest driver is dead; the command that started the run goes on from what is done.", None
+    return f"A driver was last seen at work on {driver.host}.", driver.remaining_s
