@@ -39,13 +39,12 @@ def missing_machines(
     """
     num_there = Counter(node.offered for node in (*present, *useless))
     missing: Counter[Resources] = Counter()
-    trainings = dict(demand)
-    num_cpus = float(trainings.pop(0, 0))
+    num_cpus = float(demand.get(0, 0))
     if need.gpus:
         rooms = list(present)
-        for num_workers in sorted(trainings, reverse=True):
+        for num_workers in sorted(filter(None, demand), reverse=True):
             of_all = replace(need, num_workers=num_workers)
-            rooms, number = _placed(of_all, trainings[num_workers], rooms)
+            rooms, number = _placed(of_all, demand[num_workers], rooms)
             for pool, left in _left(pools, num_there + missing):
                 node, each = node_of(pool), of_all.num_on(node_of(pool))
                 added = min(left, math.ceil(number / each)) if each else 0
@@ -53,7 +52,7 @@ def missing_machines(
                 new, number = _placed(of_all, number, [node] * added)
                 rooms += new
     else:
-        num_cpus += need.cpus * sum(number * num_workers for num_workers, number in trainings.items())
+        num_cpus += need.cpus * sum(number * num_workers for num_workers, number in demand.items())
     num_cpus -= sum(_spare_cpus(node.offered, need=need) for node in present)
     num_cpus -= sum(number * _spare_cpus(size, need=need) for size, number in missing.items())
     without_gpus = [pool for pool in pools if not pool.gpus]

@@ -4,7 +4,7 @@ No Ray, no files and no clock: who calls says what has happened and when, and ca
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from orchestrator.cluster.config import MIN_PREEMPTION_GAIN_S
@@ -72,7 +72,7 @@ class Schedule:
         self.needs = replace(needs)  # it will be changed
         check_fits(self.needs, known)
         self._min_gain_s = min_gain_s
-        self._running = Running(graph, processors=self.processors, expectations=self.expectations)
+        self.running = Running(graph, processors=self.processors, expectations=self.expectations)
         self._failures = FailureCounts()
         self._revived: list[StageKey] = []
         self._reservations = Reservations(self.processors, need=lambda key: self.needs.of(graph[key]))
@@ -95,18 +95,13 @@ class Schedule:
         return further
 
     @property
-    def running(self) -> Collection[StageKey]:
-        """What runs."""
-        return self._running
-
-    @property
     def is_over(self) -> bool:
         """Whether nothing runs and nothing can be started any more."""
-        return not self._running and not self._ready and not self._reservations
+        return not self.running and not self._ready and not self._reservations
 
     def demand(self) -> Counter[int]:
         """Return what runs, and what could run if there were room, as `missing_machines` takes it."""
-        keys = [*self._running, *self._ready.ids(), *self._reservations.waiting]
+        keys = [*self.running, *self._ready.ids(), *self._reservations.waiting]
         return Counter(self.needs.num_workers(self.graph[key]) for key in keys)
 
     def start_next(self, now_s: float) -> Start | None:
@@ -125,7 +120,7 @@ class Schedule:
         attempt = self._release(key)
         self._reservations.drop(key)
         self.records.succeeded(node or attempt.node, key, on_gpu=attempt.need.gpus > 0)
-        node_there, elapsed_s = self._running.node(attempt.node), now_s - attempt.since_s
+        node_there, elapsed_s = self.running.node(attempt.node), now_s - attempt.since_s
         alone_s = elapsed_s * attempt.need.pace
         self.expectations.finished(key, elapsed_s=alone_s, attempt=self.attempts[key], node=node_there)
         if self.waiting_network() is None:
@@ -133,7 +128,7 @@ class Schedule:
             self._next_look_s = min(self._next_look_s, max(now_s, self._looked_s + self._min_gain_s / LOOKS_PER_GAIN))
         for ready in self.outcomes.finish(key):
             # What was lost is made again while others that read it run, or wait before another attempt.
-            if ready not in self._running and not self._ready.is_delayed(ready):
+            if ready not in self.running and not self._ready.is_delayed(ready):
                 self._put(ready)
 
     def fail(
@@ -223,14 +218,14 @@ class Schedule:
         node
             Where it really runs, if that is known: of machines of one kind the cluster takes any.
         """
-        attempt = self._running.get(key)
+        attempt = self.running.get(key)
         if attempt is None:
             return
         if node:
-            self._running.reconcile(node, attempt)
+            self.running.reconcile(node, attempt)
         alone_s = whole_s * attempt.need.pace if whole_s else whole_s
         remaining_s = self.expectations.progressed(
-            key, fraction=fraction, whole_s=alone_s, node=self._running.node(attempt.node)
+            key, fraction=fraction, whole_s=alone_s, node=self.running.node(attempt.node)
         )
         if remaining_s is not None:
             self._failures.made_progress(key)
@@ -252,7 +247,7 @@ class Schedule:
         for move in found.moves:
             asked += self._move(move.training, move.displaced, node=situation.slots[move.slot], now_s=now_s)
         asked += self._expand(now_s)
-        is_passing = self._reservations or self._running.beside(self.needs)
+        is_passing = self._reservations or self.running.beside(self.needs)
         wait_s = min(found.next_look_s, self._min_gain_s) if is_passing else found.next_look_s
         self._looked_s, self._next_look_s = now_s, now_s + wait_s
         return asked
@@ -263,12 +258,12 @@ class Schedule:
         self._trainings = [key for key in self._trainings if key not in self.outcomes.done]
         over = self.outcomes.failed | self.outcomes.blocked
         open_keys = [key for key in self._trainings if key not in over and self.needs.may_move(self.graph[key])]
-        speeds = [self._running.speed(node_id) * self.needs.of_most.pace for node_id in situation.slots]
+        speeds = [self.running.speed(node_id) * self.needs.of_most.pace for node_id in situation.slots]
         return rebalance(situation.works(open_keys), speeds, min_gain_s=self._min_gain_s)
 
     def _move(self, key: StageKey, displaced: StageKey | None, *, node: str, now_s: float) -> list[StageKey]:
         """Keep a slot on a node for a training; returns those that must stop for that."""
-        leaving = [one for one in (displaced, key) if one is not None and one in self._running]
+        leaving = [one for one in (displaced, key) if one is not None and one in self.running]
         self._reservations.stopping.update(leaving)
         self._reservations.keep(key, node=node, now_s=now_s)
         if key in self._ready:
@@ -279,23 +274,23 @@ class Schedule:
     def _expand(self, now_s: float) -> list[StageKey]:
         """Stop those trainings that more workers would end earlier, once no other one needs the idle GPUs."""
         open_keys = [key for key in self._trainings if key not in self.outcomes.over]
-        if self._reservations or self._reservations.stopping or not self._running.keys() >= set(open_keys):
+        if self._reservations or self._reservations.stopping or not self.running.keys() >= set(open_keys):
             return []
-        left_s = {key: self.remaining_s(key, now_s=now_s) / self._running.pace(key) for key in open_keys}
-        running = [(self.graph[key], self._running[key], left_s[key]) for key in open_keys]
+        left_s = {key: self.remaining_s(key, now_s=now_s) / self.running.pace(key) for key in open_keys}
+        running = [(self.graph[key], self.running[key], left_s[key]) for key in open_keys]
         found = expansions(
             running, processors=self.processors, needs=self.needs, min_gain_s=RESTART_S + self._min_gain_s
         )
         for stage, number in found:
             self.needs.expand(stage, number)
             self._reservations.stopping.add(stage.key)
-            self._reservations.keep(stage.key, node=self._running[stage.key].node, now_s=now_s)
+            self._reservations.keep(stage.key, node=self.running[stage.key].node, now_s=now_s)
         return [stage.key for stage, _ in found]
 
     def _situation(self, now_s: float) -> Situation:
         return Situation(
-            slots=slots(self.processors, need=self.needs.of_most, others=self._running.beside(self.needs)),
-            running=self._running,
+            slots=slots(self.processors, need=self.needs.of_most, others=self.running.beside(self.needs)),
+            running=self.running,
             reservations=self._reservations,
             can_start=self._ready.__contains__,
             is_settled=lambda attempt: now_s - attempt.since_s >= self._min_gain_s,
@@ -317,7 +312,7 @@ class Schedule:
         self.processors.remove(node_id)
         self._drop_holds_of_lost_nodes(now_s)
         self._next_look_s = now_s
-        return [key for key, attempt in self._running.items() if attempt.node == node_id]
+        return [key for key, attempt in self.running.items() if attempt.node == node_id]
 
     def drain_node(self, node_id: str, *, now_s: float) -> None:
         """Start nothing more on a node that is about to leave; what runs there goes on."""
@@ -332,7 +327,7 @@ class Schedule:
 
     def remaining_s(self, key: StageKey, *, now_s: float) -> float:
         """Return the predicted seconds, on a GPU of speed 1, until a stage is done."""
-        return self._running.remaining_s(key, now_s=now_s)
+        return self.running.remaining_s(key, now_s=now_s)
 
     def _end_quarantines(self, now_s: float) -> None:
         for node_id in self.records.release(now_s):
@@ -344,7 +339,7 @@ class Schedule:
         stage, need = self.graph[key], self.needs.of(self.graph[key])
         share = need.share_of(self.processors.node(node))
         assert share is not None, key
-        self._running[key] = Attempt(node=node, need=need, remaining_s=remaining_s, at_s=now_s, since_s=now_s)
+        self.running[key] = Attempt(node=node, need=need, remaining_s=remaining_s, at_s=now_s, since_s=now_s)
         self.attempts[key] = self.attempts.get(key, 0) + 1
         return Start(stage=stage, node=node, attempt=self.attempts[key], share=share, num_workers=need.num_workers)
 
@@ -369,7 +364,7 @@ class Schedule:
         for larger in self.needs.of_networks:
             key = self._ready.first(larger) if larger.num_workers > need.num_workers else None
             if key is not None and self._urgency(key) < self._urgency(first):
-                return self._running.first_with_room(larger)
+                return self.running.first_with_room(larger)
         return None
 
     def _put(self, key: StageKey) -> None:
@@ -391,7 +386,7 @@ class Schedule:
         return self._critical_paths.urgency(key, remaining_s=lambda: self.remaining_s(key, now_s=0.0))
 
     def _release(self, key: StageKey) -> Attempt:
-        attempt = self._running.pop(key)
+        attempt = self.running.pop(key)
         self._reservations.stopping.discard(key)
         self.processors.release(attempt.node, attempt.need)
         self._reservations.grant(attempt.node)
