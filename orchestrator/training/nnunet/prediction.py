@@ -34,6 +34,7 @@ from orchestrator.training.nnunet.prediction_memory import (
     sweep_bytes,
 )
 from orchestrator.training.nnunet.prepared_image import PreparedImage, prepare_image, read_images, shape_in_spacing
+from orchestrator.training.nnunet.resampled_image import network_spacing
 from orchestrator.training.nnunet.stock_export import stock_bytes, stock_labels, stock_values
 from orchestrator.training.nnunet.window_sweep import SweepPlan, can_stream, plan_sweep, stream_labels, stream_values
 
@@ -105,8 +106,7 @@ class Predictor:
         configuration, transpose = self._predictor.configuration_manager, self.plan.plans_manager.transpose_forward
         shape = [header.shape[axis] for axis in transpose]
         spacing = [header.spacing_mm[axis] for axis in transpose]
-        target = [*spacing[: 3 - len(configuration.spacing)], *configuration.spacing]
-        new_shape = shape_in_spacing(shape, spacing, target)
+        new_shape = shape_in_spacing(shape, spacing, network_spacing(spacing, configuration))
         properties = {"spacing": header.spacing_mm, "shape_after_cropping_and_before_resampling": shape}
         plan = plan_sweep(self._predictor, shape=new_shape, properties=properties)
         (z, y, x), (z_mm, y_mm, x_mm) = shape, spacing

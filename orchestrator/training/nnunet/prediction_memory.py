@@ -20,7 +20,7 @@ from kernels.windows.line_survey import find_best
 from orchestrator.storage.json_values import JsonObject
 from orchestrator.training.nnunet.classes import DEFAULT_TRAINER, network_for_prediction
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.resampled_image import separation_of
+from orchestrator.training.nnunet.resampled_image import network_spacing, resampling_of
 from orchestrator.training.nnunet.stock_export import resampling_bytes_of_stock
 from orchestrator.training.nnunet.window_sweep import SweepPlan
 
@@ -136,8 +136,8 @@ def resampling_bytes(header: StoredImage, new_shape: Sequence[int], plan: Plan) 
     """
     num_channels, configuration, here = len(plan.channel_names), plan.configuration_manager, header.spacing_mm
     taken = num_channels * _FLOAT32 * math.prod(header.shape)
-    target = [*here[: 3 - len(configuration.spacing)], *configuration.spacing]
-    if separation_of("data", here, target, configuration) is None:
+    target = network_spacing(here, configuration)
+    if resampling_of("data", configuration).keeps_slices(here, target) is None:
         shapes = header.shape, new_shape
         taken += resampling_bytes_of_stock(
             configuration, "data", shapes=shapes, spacing_mm=here, num_channels=num_channels

@@ -16,7 +16,7 @@ from orchestrator.errors import DataError
 from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.environment import prints_to_log, read_with_nnunet
 from orchestrator.training.nnunet.planning import Plan
-from orchestrator.training.nnunet.resampled_image import resample_image
+from orchestrator.training.nnunet.resampled_image import network_spacing, resample_image
 
 _NUM_AXES = 3
 _SAMPLED = 200_000
@@ -178,9 +178,7 @@ def grid_of(properties: Properties, plan: Plan) -> tuple[Sequence[int], Sequence
     Raises DataError as `shape_in_spacing`.
     """
     spacing = [properties["spacing"][axis] for axis in plan.plans_manager.transpose_forward]
-    target = list(plan.configuration_manager.spacing)
-    if len(target) < len(spacing):
-        target = [spacing[0], *target]
+    target = network_spacing(spacing, plan.configuration_manager)
     shape = properties["shape_after_cropping_and_before_resampling"]
     return shape_in_spacing(shape, spacing, target), spacing, target
 

@@ -1,6 +1,7 @@
 """Images and label maps on the grid of a network: nnU-Net's numbers to the last bit, in less time and memory."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -15,7 +16,9 @@ from kernels.windows.zoom_taps import nearest_taps
 _USUAL = {
     "data": {"is_seg": False, "order": 3, "order_z": 0},
     "seg": {"is_seg": True, "order": 1, "order_z": 0},
+    "probabilities": {"is_seg": False, "order": 1, "order_z": 0},
 }
+"""What plans tell nnU-Net's usual function, beside when slices are kept apart."""
 
 
 def resample_image(
@@ -36,7 +39,7 @@ def resample_image(
     manager
         nnU-Net's ConfigurationManager.
     """
-    keeps_slices = separation_of("data", spacing, target, manager)
+    keeps_slices = resampling_of("data", manager).keeps_slices(spacing, target)
     # Not a number if any is not; without a mask of all voxels.
     is_finite = all(np.isfinite(channel.min()) and np.isfinite(channel.max()) for channel in data)
     if keeps_slices is None or not is_finite or not _zooms_as_expected():
@@ -63,7 +66,7 @@ def resample_labels(
     nnU-Net's usual function interpolates a mask of each label in double precision; here each voxel is decided at once.
     Labels are int16, or whatever nnU-Net has read; other parameters are those of `resample_image`.
     """
-    keeps_slices = separation_of("seg", spacing, target, manager)
+    keeps_slices = resampling_of("seg", manager).keeps_slices(spacing, target)
     if labels.dtype not in (np.int16, np.int8) or keeps_slices is None or not _votes_as_expected():
         read = labels.astype(np.float32) if labels.dtype == np.int16 else labels
         resampled: NDArray[np.generic] = manager.resampling_fn_seg(read, new_shape, spacing, target)
@@ -77,21 +80,44 @@ def resample_labels(
     return output
 
 
-def separation_of(kind: str, spacing: Sequence[float], target: Sequence[float], manager: Any) -> bool | None:
-    """Whether slices are kept apart; None if the plans name another function than nnU-Net's usual one, or another axis.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resampling:
+    """The function that plans name for data, segmentations or probabilities."""
 
-    `kind` is `data` or `seg`.
-    """
-    from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
+    is_usual: bool
+    """Whether it is nnU-Net's usual one, with the usual interpolation."""
+    is_of_torch: bool
+    separation: Mapping[str, float | None]
+    """What plans say of when slices are kept apart."""
 
+    def separate_axis(self, spacing: Sequence[float], target: Sequence[float]) -> int | None:
+        """Return the axis along which slices are kept apart between two grids; None if they are not."""
+        from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
+
+        is_separate, axis = determine_do_sep_z_and_axis(current_spacing=spacing, new_spacing=target, **self.separation)
+        return int(axis) if is_separate else None
+
+    def keeps_slices(self, spacing: Sequence[float], target: Sequence[float]) -> bool | None:
+        """Whether slices along z are kept apart; None if the function is not the usual one, or it is another axis."""
+        axis = self.separate_axis(spacing, target)
+        return axis == 0 if self.is_usual and axis in {None, 0} else None
+
+
+def resampling_of(kind: str, manager: Any) -> Resampling:
+    """Return how nnU-Net's ConfigurationManager resamples `data`, `seg` or `probabilities`."""
+    function = str(manager.configuration[f"resampling_fn_{kind}"])
     arguments = dict(manager.configuration[f"resampling_fn_{kind}_kwargs"])
-    separation = {"force_separate_z": arguments.pop("force_separate_z", False)}
+    is_of_torch = function.startswith("resample_torch")
+    separation = {"force_separate_z": arguments.pop("force_separate_z", None if is_of_torch else False)}
     if "separate_z_anisotropy_threshold" in arguments:
         separation["separate_z_anisotropy_threshold"] = arguments.pop("separate_z_anisotropy_threshold")
-    is_separate, axis = determine_do_sep_z_and_axis(current_spacing=spacing, new_spacing=target, **separation)
-    is_usual = manager.configuration[f"resampling_fn_{kind}"] == "resample_data_or_seg_to_shape"
-    is_usual = is_usual and arguments == _USUAL[kind] and not (is_separate and axis != 0)
-    return bool(is_separate) if is_usual else None
+    is_usual = function == "resample_data_or_seg_to_shape" and arguments == _USUAL[kind]
+    return Resampling(is_usual=is_usual, is_of_torch=is_of_torch, separation=separation)
+
+
+def network_spacing(spacing: Sequence[float], manager: Any) -> list[float]:
+    """Return the spacing (z, y, x) of the network's grid for an image of a spacing: one of slices keeps its own z."""
+    return [*spacing[: 3 - len(manager.spacing)], *manager.spacing]
 
 
 def _resample_slices(image: NDArray[np.float32], output: NDArray[np.float32]) -> None:

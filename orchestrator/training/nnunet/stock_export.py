@@ -11,10 +11,10 @@ import torch
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.export_prediction import convert_predicted_logits_to_segmentation_with_correct_shape
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from numpy.typing import NDArray
 
 from orchestrator.training.nnunet.prepared_image import PreparedImage
+from orchestrator.training.nnunet.resampled_image import network_spacing, resampling_of
 
 if TYPE_CHECKING:
     from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
@@ -51,9 +51,7 @@ def stock_values(predictor: nnUNetPredictor, image: PreparedImage) -> Generator[
     manager, configuration = predictor.plans_manager, predictor.configuration_manager
     shape = image.properties["shape_after_cropping_and_before_resampling"]
     spacing = [image.properties["spacing"][axis] for axis in manager.transpose_forward]
-    current = list(configuration.spacing)
-    if len(current) < len(shape):
-        current = [spacing[0], *current]
+    current = network_spacing(spacing, configuration)
     logits = stock_logits(predictor, image)
     resampled = configuration.resampling_fn_probabilities(logits, shape, current, spacing)
     values = resampled.numpy() if isinstance(resampled, torch.Tensor) else resampled
@@ -85,7 +83,7 @@ def stock_bytes(
     resampling = resampling_bytes_of_stock(
         configuration, "probabilities", shapes=shapes, spacing_mm=spacing_mm, num_channels=num_classes
     )
-    each = _FLOAT32 if resampling and _is_of_torch(configuration, "probabilities") else _HALF
+    each = _FLOAT32 if resampling and resampling_of("probabilities", configuration).is_of_torch else _HALF
     if labels.has_regions:
         # Single precision of halves, the sigmoid; the label map and a mask.
         deciding = num_classes * (_FLOAT32 + (_FLOAT32 if each == _HALF else 0)) + _HALF + 1
@@ -110,28 +108,21 @@ def resampling_bytes_of_stock(
     before, after = (tuple(map(int, shape)) for shape in shapes)
     if before == after:
         return 0
-    here = [*spacing_mm[: 3 - len(configuration.spacing)], *configuration.spacing]
+    here = network_spacing(spacing_mm, configuration)
     spacings = (spacing_mm, here) if kind == "data" else (here, spacing_mm)
-    is_of_torch, item = _is_of_torch(configuration, kind), _FLOAT32 if kind == "data" else _HALF
-    arguments = configuration.configuration[f"resampling_fn_{kind}_kwargs"]
-    threshold = {key: value for key, value in arguments.items() if key == "separate_z_anisotropy_threshold"}
-    separates = arguments.get("force_separate_z", None if is_of_torch else False)
-    is_separate, axis = determine_do_sep_z_and_axis(separates, *spacings, **threshold)
+    resampling, item = resampling_of(kind, configuration), _FLOAT32 if kind == "data" else _HALF
+    axis = resampling.separate_axis(*spacings)
     old, new = math.prod(before), math.prod(after)
     # Slices that are resampled in their plane.
-    between = before[axis] * new // after[axis] if is_separate else 0
-    if is_of_torch:
-        copied = (0 if item == _FLOAT32 else _FLOAT32 * old) + (item * old if is_separate and axis else 0)
+    between = before[axis] * new // after[axis] if axis is not None else 0
+    if resampling.is_of_torch:
+        copied = (0 if item == _FLOAT32 else _FLOAT32 * old) + (item * old if axis else 0)
         if not between:
             return num_channels * (copied + _FLOAT32 * new)
         return num_channels * _FLOAT32 * between + num_channels * max(copied, _FLOAT32 * new)
     # All channels in double precision, and one after the other while it is made.
-    one = _FLOAT64 * between + _COORDINATES * new if is_separate else _FLOAT64 * (new + old)
+    one = _FLOAT64 * between + _COORDINATES * new if axis is not None else _FLOAT64 * (new + old)
     return num_channels * (_FLOAT64 * old + item * new) + one
-
-
-def _is_of_torch(configuration: "ConfigurationManager", kind: str) -> bool:
-    return str(configuration.configuration[f"resampling_fn_{kind}"]).startswith("resample_torch")
 
 
 class _Failure:

@@ -17,7 +17,6 @@ from acvl_utils.cropping_and_padding.padding import pad_nd_image
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
-from nnunetv2.preprocessing.resampling.default_resampling import determine_do_sep_z_and_axis
 from nnunetv2.utilities.helpers import softmax_helper_dim0
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
@@ -30,9 +29,7 @@ from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps, same_taps
 from orchestrator.errors import TrainingError
 from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.prepared_image import PreparedImage
-
-_RESAMPLING = "resample_data_or_seg_to_shape"
-_RESAMPLING_ARGUMENTS = {"is_seg": False, "order": 1, "order_z": 0}
+from orchestrator.training.nnunet.resampled_image import network_spacing, resampling_of
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,13 +76,9 @@ class SweepPlan:
 
 def can_stream(predictor: nnUNetPredictor) -> bool:
     """Whether labels can be made in this way: for nnU-Net's usual resampling of predictions and rule of labels."""
-    configuration, labels = predictor.configuration_manager.configuration, predictor.label_manager
-    arguments = dict(configuration["resampling_fn_probabilities_kwargs"])
-    for further in ("force_separate_z", "separate_z_anisotropy_threshold"):
-        arguments.pop(further, None)
+    labels = predictor.label_manager
     return (
-        configuration["resampling_fn_probabilities"] == _RESAMPLING
-        and arguments == _RESAMPLING_ARGUMENTS
+        resampling_of("probabilities", predictor.configuration_manager).is_usual
         and type(labels) is LabelManager
         and labels.inference_nonlin in {torch.sigmoid, softmax_helper_dim0}
         and (not labels.has_regions or len(labels.foreground_regions) <= MOST_REGIONS)
@@ -148,16 +141,10 @@ def _taps(
         return first, second, third
     configuration = predictor.configuration_manager
     spacing = [given["spacing"][axis] for axis in predictor.plans_manager.transpose_forward]
-    current = list(configuration.spacing)
-    if len(current) < len(output_shape):
-        current = [spacing[0], *current]
-    arguments = configuration.configuration["resampling_fn_probabilities_kwargs"]
-    separation = {key: value for key, value in arguments.items() if key == "separate_z_anisotropy_threshold"}
-    is_separate, axis = determine_do_sep_z_and_axis(
-        arguments.get("force_separate_z", False), current, spacing, **separation
-    )
+    current = network_spacing(spacing, configuration)
+    axis = resampling_of("probabilities", configuration).separate_axis(current, spacing)
     first, second, third = (
-        (nearest_taps if is_separate and number == axis else linear_taps)(num_in, num_out).shifted(offset)
+        (nearest_taps if number == axis else linear_taps)(num_in, num_out).shifted(offset)
         for number, (num_in, num_out, offset) in enumerate(zip(shape, output_shape, before, strict=True))
     )
     return first, second, third
