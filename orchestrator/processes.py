@@ -1,11 +1,13 @@
-"""What processes start with: an environment, numbers of threads that libraries understand, no program of a caller."""
+"""What processes start with: an environment, numbers of threads, no program of a caller; and how groups of them end."""
 
 import os
+import signal
+import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from concurrent.futures import Future, ProcessPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from multiprocessing import get_context
 from types import ModuleType
 from typing import ParamSpec, TypeVar
@@ -48,6 +50,18 @@ def _set(variables: Mapping[str, str | None]) -> None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+
+
+def end_group(process: "subprocess.Popen[bytes]", *, within_s: float) -> None:
+    """End a process that leads a session, and all that it has started there.
+
+    It is asked to end, and what is left is killed: at once when the leader has ended, otherwise after `within_s`.
+    """
+    for number in (signal.SIGTERM, signal.SIGKILL):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, number)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(timeout=within_s)
 
 
 class SpawnedPool(ProcessPoolExecutor):

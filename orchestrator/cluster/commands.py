@@ -1,7 +1,5 @@
 """Commands that are run on this machine."""
 
-import os
-import signal
 import socket
 import subprocess
 import sys
@@ -11,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from orchestrator.errors import ClusterError
+from orchestrator.processes import end_group
 
 STOP_S = 10
 """Time that a background command has to end before it is killed."""
@@ -52,7 +51,7 @@ class ShellCommands:
         finally:
             has_ended.set()
             keeper.join()
-            _end_group(process)
+            end_group(process, within_s=STOP_S)
 
 
 def ray_command(*arguments: str) -> tuple[str, ...]:
@@ -76,17 +75,3 @@ def _start(command: Sequence[str]) -> "subprocess.Popen[bytes]":
         stderr=subprocess.DEVNULL,
         start_new_session=True,
     )
-
-
-def _end_group(process: "subprocess.Popen[bytes]") -> None:
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        try:
-            os.killpg(process.pid, number)
-        except ProcessLookupError:
-            break
-        try:
-            process.wait(timeout=STOP_S)
-        except subprocess.TimeoutExpired:
-            continue
-        break
-    process.wait()

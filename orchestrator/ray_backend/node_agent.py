@@ -21,6 +21,7 @@ from pathlib import Path
 from orchestrator.cluster.commands import free_port, ray_command
 from orchestrator.cluster.environment import AUTH_TOKEN, FOR_WORKERS, RAY_TEMPORARY, TEMPORARY, use_token
 from orchestrator.cluster.ray_head import HEAD_FILE, JOINED, TOKEN_FILE
+from orchestrator.processes import end_group
 from orchestrator.ray_backend.embedded import (
     LONGEST_SOCKET,
     OBJECT_STORE_BYTES,
@@ -228,16 +229,7 @@ def _ray(arguments: Sequence[str]) -> "Iterator[subprocess.Popen[bytes]]":
         try:
             yield process
         finally:
-            _end(process)
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End Ray's processes of this machine, which are all in one session."""
-    for number in (signal.SIGTERM, signal.SIGKILL):
-        with suppress(ProcessLookupError):
-            os.killpg(process.pid, number)
-        with suppress(subprocess.TimeoutExpired):
-            process.wait(timeout=END_S)
+            end_group(process, within_s=END_S)
 
 
 def _say(line: str) -> None:

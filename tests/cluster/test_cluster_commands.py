@@ -1,6 +1,7 @@
 """The commands that a launch runs, and the token that it gives to all of them."""
 
 import os
+import subprocess
 import time
 from pathlib import Path
 
@@ -9,6 +10,7 @@ import pytest
 from orchestrator.cluster import commands, environment
 from orchestrator.cluster.commands import ShellCommands
 from orchestrator.errors import ClusterError, ConfigError
+from orchestrator.processes import end_group
 
 
 @pytest.fixture
@@ -87,3 +89,15 @@ def test_an_empty_or_missing_token_is_refused(home: Path) -> None:
     (home / "empty").touch(mode=0o600)
     with pytest.raises(ConfigError, match="is empty"):
         environment.use_token(home / "empty")
+
+
+@pytest.mark.parametrize("leader", ["exec sleep 60", "trap '' TERM; sleep 60; sleep 60"])
+def test_a_group_ends_with_those_of_it_that_do_not_heed_a_request(leader: str) -> None:
+    """The child ignores it, and outlives a leader that does not."""
+    script = f"(trap '' TERM; echo begun; exec sleep 60) & {leader}"
+    with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout.readline() == b"begun\n"
+        end_group(process, within_s=0.2)
+        # Whoever is left would keep it open.
+        assert process.stdout.read() == b""
+        assert process.returncode < 0

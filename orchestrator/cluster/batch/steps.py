@@ -1,14 +1,12 @@
 """Machines of a run that come together: a command starts one worker on each machine of the allocation around us."""
 
-import os
-import signal
 import subprocess
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.cluster.batch.workers import Size
 from orchestrator.errors import ClusterError
+from orchestrator.processes import end_group
 
 END_S = 30.0
 
@@ -42,9 +40,4 @@ class StepWorkers:
 
     def close(self) -> None:
         """End them."""
-        for number in (signal.SIGTERM, signal.SIGKILL):
-            with suppress(ProcessLookupError):
-                os.killpg(self._process.pid, number)
-            with suppress(subprocess.TimeoutExpired):
-                self._process.wait(timeout=END_S)
-                return
+        end_group(self._process, within_s=END_S)
