@@ -7,12 +7,8 @@ import SimpleITK as sitk
 
 from orchestrator.images.geometry import Geometry
 from orchestrator.sources.intensity import Intensities, taken_as_hounsfield
-from orchestrator.sources.labels import PairedStructure
 from orchestrator.sources.layout import Layout
 from orchestrator.sources.plausibility import check_is_of_a_body, far_from, implausible
-
-LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
-"""As label maps of several downloads have them."""
 
 
 class CtLayout(Layout):

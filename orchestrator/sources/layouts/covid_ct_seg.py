@@ -10,9 +10,9 @@ from orchestrator.images.problem import SourceError
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, open_tree, the_only
-from orchestrator.sources.ct_layout import LUNGS, CtLayout
+from orchestrator.sources.ct_layout import CtLayout
 from orchestrator.sources.intensity import AIR_HU, Intensities, check_hounsfield
-from orchestrator.sources.labels import LabelRule
+from orchestrator.sources.labels import LabelRule, PairedStructure
 
 _IMAGES = "COVID-19-CT-Seg_20cases"
 _MASKS = {
@@ -20,6 +20,7 @@ _MASKS = {
     "infection": "Infection_Mask",
     "lung-and-infection": "Lung_and_Infection_Mask",
 }
+_LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 WINDOW_HU = (-1250.0, 250.0)
 """Window in which the radiopaedia cases were published."""
 WINDOW_MAX = 255.0
@@ -45,9 +46,9 @@ class CovidCtSeg(CtLayout):
     licence: ClassVar = "CC BY-NC-SA"
     shows: ClassVar = "a chest"
     rules: ClassVar = {
-        "lung": LabelRule(values={1: 1, 2: 2}, pair=LUNGS),
+        "lung": LabelRule(values={1: 1, 2: 2}, pair=_LUNGS),
         "infection": LabelRule(values={1: 1}, near="lung"),
-        "lung-and-infection": LabelRule(values={1: 1, 2: 2, 3: 3}, pair=LUNGS),
+        "lung-and-infection": LabelRule(values={1: 1, 2: 2, 3: 3}, pair=_LUNGS),
     }
 
     @classmethod

@@ -8,10 +8,11 @@ from orchestrator.images.problem import SourceError, reading
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
 from orchestrator.sources.archives import FileTree, open_tree, the_only
-from orchestrator.sources.ct_layout import LUNGS, CtLayout
-from orchestrator.sources.labels import LabelRule
+from orchestrator.sources.ct_layout import CtLayout
+from orchestrator.sources.labels import LabelRule, PairedStructure
 
 _STEM = "Task06_Lung"
+_LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 _LABEL_FOLDERS = {"infection": "labelsTr", "lung": "labelsTr_lung"}
 
 _NO_LUNGS = (
@@ -29,7 +30,7 @@ class Msd(CtLayout):
     shows: ClassVar = "a chest"
     rules: ClassVar = {
         "infection": LabelRule(values={1: 1}, near="lung"),
-        "lung": LabelRule(values={1: 1, 2: 2}, pair=LUNGS),
+        "lung": LabelRule(values={1: 1, 2: 2}, pair=_LUNGS),
     }
 
     @classmethod

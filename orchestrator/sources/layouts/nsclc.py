@@ -10,10 +10,11 @@ from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import Volume
 from orchestrator.sources.archives import files_below
-from orchestrator.sources.ct_layout import LUNGS, CtLayout
-from orchestrator.sources.labels import LabelRule
+from orchestrator.sources.ct_layout import CtLayout
+from orchestrator.sources.labels import LabelRule, PairedStructure
 
 _PATIENT = re.compile(r"LUNG1-\d+")
+_LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 _STRUCTURES = {"lung": "thor_cav", "infection": "effusion"}
 _REVIEWERS = ("primary", "first", "second", "third")
 """Order of preference among several masks of one case; others follow by name."""
@@ -27,7 +28,7 @@ class Nsclc(CtLayout):
     licence: ClassVar = "as The Cancer Imaging Archive states it of both collections"
     shows: ClassVar = "a chest"
     rules: ClassVar = {
-        "lung": LabelRule(values={1: 1, 2: 2}, pair=LUNGS),
+        "lung": LabelRule(values={1: 1, 2: 2}, pair=_LUNGS),
         "infection": LabelRule(values={1: 1}, near="lung"),
     }
 

@@ -5,10 +5,11 @@ from typing import ClassVar
 
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import NiftiVolume, Volume
-from orchestrator.sources.ct_layout import LUNGS, CtLayout
-from orchestrator.sources.labels import LabelRule
+from orchestrator.sources.ct_layout import CtLayout
+from orchestrator.sources.labels import LabelRule, PairedStructure
 
 _PARTS = {"lung": "Thoracic_OAR", "infection": "Lung_GTV"}
+_LUNGS = PairedStructure(name="lung", plural="lungs", left=1, right=2, is_air=True)
 
 
 class StructSeg(CtLayout):
@@ -20,7 +21,7 @@ class StructSeg(CtLayout):
     shows: ClassVar = "a chest"
     rules: ClassVar = {
         # 3 spinal cord, 4 oesophagus, 5 heart, 6 trachea
-        "lung": LabelRule(values={1: 1, 2: 2, 3: 0, 4: 0, 5: 0, 6: 0}, pair=LUNGS),
+        "lung": LabelRule(values={1: 1, 2: 2, 3: 0, 4: 0, 5: 0, 6: 0}, pair=_LUNGS),
         "infection": LabelRule(values={1: 1}, near="lung"),
     }
 
