@@ -1,6 +1,8 @@
 """What is looked at before a run starts anything: data that it will read and has read, and the room for its files."""
 
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,14 +16,16 @@ from orchestrator.driver.changed_data import NUM_READERS, Comparison, parts_of, 
 from orchestrator.driver.claim import keep_place_of_data, place_of_data, trainings_asked_for
 from orchestrator.driver.redo import compare_with_downloads, derived_stages, redo_changed, refuse_changed
 from orchestrator.driver.request import RunRequest, datasets_of, graph_of
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ConfigError, IntegrityError, StorageError
 from orchestrator.images.problem import Problem
 from orchestrator.results.store import ResultsStore
 from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.scheduling.resources import node_of
+from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs, needs_of, training_need
 from orchestrator.stages.finished import finished_stages
 from orchestrator.stages.local_download import local_download
+from orchestrator.stages.records.cases import read_case_record
 from orchestrator.stages.records.scores import is_scored_otherwise
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -33,6 +37,8 @@ if TYPE_CHECKING:
 
 NUM_HEADER_READERS = 8
 """That read headers of cases at a time."""
+NUM_SIZES = 16
+"""Of images, from which the size of all is learned before the first of a call is made."""
 
 
 def check_before_start(request: RunRequest) -> tuple[Problem, ...]:
@@ -201,3 +207,30 @@ def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collectio
     known = {*asked_for, *ResultsStore(storage).finished()}
     everything = request.study.all_trainings(preset=request.preset)
     return graph_of(replace(request, trainings=tuple(one for one in everything if one.id in known)))
+
+
+def tell_sizes(schedule: Schedule, storage: Storage) -> bool:
+    """Let a schedule know how large some of the images are that earlier calls have made; returns whether any are."""
+    images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
+    known = [stage for stage in images if stage.key in schedule.outcomes.done]
+    for stage in known[:: 1 + len(known) // NUM_SIZES]:
+        # It orders the queue, and no result follows from it; who needs the record says what is wrong with it.
+        with suppress(StorageError, IntegrityError):
+            *channels, record = stage.products
+            voxels = math.prod(read_case_record(storage, record).size) * len(channels)
+            schedule.expectations.measured(stage.key, voxels=voxels)
+    return bool(known)
+
+
+def tell_sizes_by_headers(schedule: Schedule, request: RunRequest) -> None:
+    """Let a schedule know how large some of the images are that are still to be made."""
+    if request.data is None or "://" in request.data:
+        return
+    from orchestrator.sources.inspect import voxels_by_header
+
+    datasets, downloads = datasets_of(request), Path(request.data)
+    images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
+    for stage in images[:: 1 + len(images) // NUM_SIZES]:
+        if (case := stage.case) is not None:
+            voxels = voxels_by_header(case, dataset=datasets[case.dataset], downloads=downloads)
+            schedule.expectations.measured(stage.key, voxels=voxels)

@@ -1,13 +1,10 @@
 """One run from its request to its tables: what is checked before it begins, what is wired, what is left behind."""
 
 import logging
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 
 from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
@@ -17,6 +14,8 @@ from orchestrator.driver.before_start import (
     check_workers_asked_for,
     settle_changed_data,
     tell_scored_before,
+    tell_sizes,
+    tell_sizes_by_headers,
 )
 from orchestrator.driver.claim import claim_output, keep_looks
 from orchestrator.driver.event_recorder import EventRecorder
@@ -26,7 +25,7 @@ from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.observer import RunObserver
 from orchestrator.driver.request import RunRequest, datasets_of, definitions_of, graph_of, identity_of, name_of
 from orchestrator.driver.results.shown import compare_cases, shown_of, write_run_report
-from orchestrator.errors import ConfigError, GpuError, IntegrityError, OrchestratorError, StorageError
+from orchestrator.errors import ConfigError, GpuError, OrchestratorError
 from orchestrator.events import EventLog
 from orchestrator.progress import ProgressListener, Snapshot
 from orchestrator.report.reported import Reported
@@ -41,7 +40,6 @@ from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import idle_gpus, needs_of, training_need
 from orchestrator.stages.context import RunContext
 from orchestrator.stages.finished import finished_stages
-from orchestrator.stages.records.cases import read_case_record
 from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
@@ -51,8 +49,6 @@ from orchestrator.workflow.keys import StageKey, StageKind
 
 logger = logging.getLogger(__name__)
 
-NUM_SIZES = 16
-"""Of images, from which the size of all is learned before the first of a call is made."""
 MOST_LOADER_WORKERS = 6
 """Threads or processes that make batches for one training with a GPU."""
 
@@ -312,36 +308,9 @@ def _schedule(
         needs=needs,
         min_gain_s=request.cluster.min_preemption_gain_s,
     )
-    if not _tell_sizes(schedule, open_storage(request.output)):
-        _tell_sizes_by_headers(schedule, request)
+    if not tell_sizes(schedule, open_storage(request.output)):
+        tell_sizes_by_headers(schedule, request)
     return schedule
-
-
-def _tell_sizes(schedule: Schedule, storage: Storage) -> bool:
-    """Let a schedule know how large some of the images are that earlier calls have made; returns whether any are."""
-    images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
-    known = [stage for stage in images if stage.key in schedule.outcomes.done]
-    for stage in known[:: 1 + len(known) // NUM_SIZES]:
-        # It orders the queue, and no result follows from it; who needs the record says what is wrong with it.
-        with suppress(StorageError, IntegrityError):
-            *channels, record = stage.products
-            voxels = math.prod(read_case_record(storage, record).size) * len(channels)
-            schedule.expectations.measured(stage.key, voxels=voxels)
-    return bool(known)
-
-
-def _tell_sizes_by_headers(schedule: Schedule, request: RunRequest) -> None:
-    """Let a schedule know how large some of the images are that are still to be made."""
-    if request.data is None or "://" in request.data:
-        return
-    from orchestrator.sources.inspect import voxels_by_header
-
-    datasets, downloads = datasets_of(request), Path(request.data)
-    images = [stage for stage in schedule.graph.values() if stage.kind is StageKind.INGEST]
-    for stage in images[:: 1 + len(images) // NUM_SIZES]:
-        if (case := stage.case) is not None:
-            voxels = voxels_by_header(case, dataset=datasets[case.dataset], downloads=downloads)
-            schedule.expectations.measured(stage.key, voxels=voxels)
 
 
 def _check_machines(

@@ -10,8 +10,8 @@ from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.driver.before_start import NUM_SIZES, tell_sizes, tell_sizes_by_headers
 from orchestrator.driver.request import RunRequest
-from orchestrator.driver.run import NUM_SIZES, _tell_sizes, _tell_sizes_by_headers
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
 from orchestrator.scheduling.scheduler import Schedule
@@ -76,7 +76,7 @@ def test_a_run_that_goes_on_learns_from_the_images_that_are_there(graph, tmp_pat
     for stage in images[2:]:
         record = CaseRecord(sha256="", source=SourceStamp(files=(), sha256=""), size=SMALL)
         write_case_record(storage, run_paths.image_record(stage.case), record)
-    assert _tell_sizes(schedule, storage)
+    assert tell_sizes(schedule, storage)
     # At most 46 million voxels each, and at least 11: a 66th to a 280th.
     assert before_s / 280 < estimate_remaining_s(schedule, now_s=0) < before_s / 66
 
@@ -100,10 +100,10 @@ def test_a_run_expects_what_the_headers_of_its_images_tell_before_the_first_is_m
         output=str(tmp_path / "run"),
         cluster=LocalCluster(),
     )
-    _tell_sizes_by_headers(schedule, replace(request, data=None))
+    tell_sizes_by_headers(schedule, replace(request, data=None))
     assert estimate_remaining_s(schedule, now_s=0) > 600
-    assert not _tell_sizes(schedule, open_storage(tmp_path / "run"))
-    _tell_sizes_by_headers(schedule, request)
+    assert not tell_sizes(schedule, open_storage(tmp_path / "run"))
+    tell_sizes_by_headers(schedule, request)
     assert estimate_remaining_s(schedule, now_s=0) == pytest.approx(SMOKE.expected_training_s, abs=10)
     assert 1 < len(asked) <= NUM_SIZES
     assert all(of == name and place == tmp_path for of, name, place in asked)
