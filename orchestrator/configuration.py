@@ -48,10 +48,8 @@ def is_folder(location: str) -> bool:
 
 
 def from_home(location: str) -> str:
-    """Return a path with the home of this user for a first part `~`; raises ConfigError if there is none.
-
-    Shells leave it to the program behind `--output=`, in a file and in Python: a folder of that name is never meant.
-    """
+    """Return a path with the home of this user for a first part `~`; raises ConfigError if there is none."""
+    # No shell does that behind `--output=`, in a file or in Python.
     if Path(location).parts[:1] != ("~",):
         return location
     try:
