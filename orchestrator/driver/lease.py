@@ -141,9 +141,15 @@ class Lease:
         self._remaining_s = seconds if math.isfinite(seconds) else None
 
     def check(self) -> None:
-        """Raise ClusterError if another driver has taken over, or the location has gone."""
+        """Raise ClusterError if another driver has taken over, or the location has gone, as the last look has shown."""
         if self._why_lost:
             raise ClusterError(f"{self._storage.location}: {self._why_lost}")
+
+    def look(self) -> None:
+        """Look at once, and raise as `check`."""
+        with suppress(StorageError):
+            self._why_lost = self._why_lost or self._look()
+        self.check()
 
     def _wait_until_dead(self, number: int) -> None:
         """Return when the driver of this number has ended; raises ConfigError if it shows that it lives."""
@@ -179,7 +185,7 @@ class Lease:
         while not self._ended.wait(self._heartbeat_s):
             # A storage that fails for a while is not the end: nobody can take over meanwhile either.
             with suppress(StorageError):
-                self._why_lost = self._look()
+                self._why_lost = self._why_lost or self._look()
                 if self._why_lost:
                     return
                 self._record = replace(self._record, mark=uuid.uuid4().hex, remaining_s=self._remaining_s)

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
 from orchestrator.driver.backend import Backend
+from orchestrator.driver.lease import Lease
 from orchestrator.driver.looks import Looks
 from orchestrator.driver.progress_feed import Progress, ProgressFeed
 from orchestrator.driver.run_events import (
@@ -61,7 +62,7 @@ class RunLoop:
         backend: Backend,
         storage: Storage,
         listeners: Sequence[RunListener],
-        check_lease: Callable[[], None],
+        lease: Lease,
         clock: Callable[[], float],
     ) -> None:
         """Prepare.
@@ -76,7 +77,7 @@ class RunLoop:
             Output location of the run.
         listeners
             Are told everything.
-        check_lease
+        lease
             Raises if this driver must stop.
         clock
             Gives monotonic seconds.
@@ -85,7 +86,7 @@ class RunLoop:
         self._backend = backend
         self._storage = storage
         self._listeners = tuple(listeners)
-        self._check_lease = check_lease
+        self._lease = lease
         self._clock = clock
         self._feed = ProgressFeed(storage, clock=clock)
         self._started_s: dict[StageKey, float] = {}
@@ -186,6 +187,8 @@ class RunLoop:
 
     def _lost(self, key: StageKey) -> Sequence[StageKey]:
         """Return the stages whose products a failed stage cannot have found; none where that cannot be seen now."""
+        # Everything is lost where the whole location is.
+        self._lease.look()
         with suppress(StorageError):
             return lost_stages(self._schedule.graph, self._storage, key=key)
         return ()
@@ -196,7 +199,7 @@ class RunLoop:
         if now_s - self._read_s < PROGRESS_EVERY_S:
             return
         self._read_s = now_s
-        self._check_lease()
+        self._lease.check()
         for progress in self._feed.read():
             self._take(progress)
 

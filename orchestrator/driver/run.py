@@ -196,7 +196,7 @@ class _Call:
                 backend=backend,
                 storage=self.storage,
                 listeners=[EventRecorder(self.storage, events=self.events), observer],
-                check_lease=self.lease.check,
+                lease=self.lease,
                 clock=time.monotonic,
             )
             loop.looks = looks

@@ -2,6 +2,7 @@
 
 import json
 from datetime import UTC, datetime
+from types import SimpleNamespace
 
 import boto3
 import pytest
@@ -75,7 +76,7 @@ def two_trainings_for_three(storage):
         backend=backend,
         storage=storage,
         listeners=[EventRecorder(storage, events=a_log(storage))],
-        check_lease=lambda: None,
+        lease=SimpleNamespace(check=lambda: None, look=lambda: None),
         clock=lambda: now[0],
     )
     return loop, backend, now, nodes

@@ -81,7 +81,7 @@ class Driver:
             backend=self.backend,
             storage=self.storage,
             listeners=[EventRecorder(self.storage, events=events), observer] if listens else [],
-            check_lease=self.check_lease,
+            lease=SimpleNamespace(check=self.check_lease, look=self.check_lease),
             clock=clock,
         )
         self.loop.step()
@@ -285,6 +285,15 @@ def test_a_run_decides_the_same_when_nobody_listens(tmp_path):
     assert started[-1] == ("score a", 1, "node")
     # Half of ten epochs that take 500 s each are still to go, where a whole training was expected to take 1 s.
     assert (expected_s > 1000, failures) == (True, {"train c"})
+
+
+def test_nothing_is_made_again_where_the_whole_location_is_gone(tmp_path):
+    driver = Driver(tmp_path)
+    driver.is_lost = True
+    stage = next(iter(driver.schedule.graph.values()))
+    with pytest.raises(ClusterError, match="taken over"):
+        driver.loop._settle_failure(stage, Failed(kind=FailureKind.TRANSIENT, line="no such file"), now_s=0.0)
+    assert not driver.loop.failures
 
 
 def test_a_driver_that_was_given_up_for_dead_stops_although_nobody_listens(tmp_path):

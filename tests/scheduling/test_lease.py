@@ -205,6 +205,10 @@ def test_a_driver_whose_folder_is_moved_away_stops_and_makes_nothing_there(tmp_p
                 while time.monotonic() < until_s:
                     lease.check()
                     time.sleep(0.01)
+        else:
+            lease.check()
+            with pytest.raises(ClusterError, match="is gone"):
+                lease.look()
     assert not (tmp_path / "run").exists()
     with Lease(open_storage(tmp_path / "elsewhere")):
         pass
