@@ -93,8 +93,8 @@ class RayBackend:
         self._context: ray.ObjectRef[RunContext] | None = None
         self._separate_trainings = False
         self._has_divided = False
-        self._running: dict[ray.ObjectRef[Ended], StageKey] = {}
-        self._places: dict[StageKey, str] = {}
+        # With the machine, where that is known.
+        self._running: dict[ray.ObjectRef[Ended], tuple[StageKey, str]] = {}
         self._capacity_requests = CapacityRequests()
         self._failures = LaunchFailures(log_of_autoscaler())
         self._metrics = RayMetrics()
@@ -118,13 +118,13 @@ class RayBackend:
         """Start a stage: on a machine like the one that was chosen, of these, and on none that is quarantined."""
         stage = start.stage
         node = next(node for node in nodes if node.id == start.node)
-        reference, self._places[stage.key] = submit(
+        reference, place = submit(
             start,
             context=self._context,
             is_separate=self._separate_trainings and stage.kind is StageKind.TRAIN,
             selector=label_selector(node, nodes=nodes, quarantined=quarantined),
         )
-        self._running[reference] = stage.key
+        self._running[reference] = stage.key, place
         self._has_divided |= start.num_workers > 1
 
     def wait(self, *, timeout_s: float) -> Sequence[tuple[StageKey, Ended]]:
@@ -146,7 +146,7 @@ class RayBackend:
 
     def await_all(self, keys: Collection[StageKey], *, timeout_s: float) -> None:
         """Return when all of these have ended, or after that time."""
-        references = [reference for reference, key in self._running.items() if key in keys]
+        references = [reference for reference, (key, _) in self._running.items() if key in keys]
         ray.wait(references, num_returns=len(references), timeout=timeout_s)
 
     def look_at_nodes(self) -> NodesSeen | None:
@@ -186,8 +186,7 @@ class RayBackend:
         self._metrics.publish(snapshot, stage_seconds)
 
     def _end_of(self, reference: "ray.ObjectRef[Ended]") -> tuple[StageKey, Ended]:
-        key = self._running.pop(reference)
-        node = self._places.pop(key, "")
+        key, node = self._running.pop(reference)
         try:
             # A training of several workers tells nothing at its end.
             return key, ray.get(reference) or Done()

@@ -32,7 +32,7 @@ DRAIN_EVERY_S = 5.0
 """Time between two looks at whether the node of a training is drained."""
 
 
-class Submitted(NamedTuple):
+class SubmittedTask(NamedTuple):
     """A stage in Ray's hands."""
 
     reference: "ray.ObjectRef[Done]"
@@ -43,7 +43,7 @@ class Submitted(NamedTuple):
 
 def submit(
     start: Start, *, context: "ray.ObjectRef[RunContext]", is_separate: bool, selector: dict[str, str]
-) -> Submitted:
+) -> SubmittedTask:
     """Hand one stage to Ray under its own name.
 
     Parameters
@@ -63,7 +63,7 @@ def submit(
         # The workers take the share; the task that waits for them takes no processors. Yet it and Ray Train's actors,
         # which follow it, take half a GiB: Ray would put those of all trainings beside the driver.
         options |= {"num_cpus": 0, "scheduling_strategy": NodeAffinitySchedulingStrategy(start.node, soft=True)}
-        return Submitted(reference=_fit.options(**options).remote(context, start, selector), node="")
+        return SubmittedTask(reference=_fit.options(**options).remote(context, start, selector), node="")
     options |= {"num_cpus": start.share.cpus, "num_gpus": start.share.gpus}
     node = start.node if is_separate and has_room(start.node, start.share) else ""
     if node:
@@ -71,7 +71,7 @@ def submit(
     elif selector:
         options["label_selector"] = selector
     task = _carry_out_once if is_separate or start.share.gpus else _carry_out
-    return Submitted(reference=task.options(**options).remote(context, start), node=node)
+    return SubmittedTask(reference=task.options(**options).remote(context, start), node=node)
 
 
 def settle_coordinator() -> None:

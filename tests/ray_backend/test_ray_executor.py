@@ -24,7 +24,7 @@ from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.executor import RayBackend
 from orchestrator.ray_backend.leftovers import free_reserved_places
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
-from orchestrator.ray_backend.tasks import Submitted, settle_coordinator, submit
+from orchestrator.ray_backend.tasks import SubmittedTask, settle_coordinator, submit
 from orchestrator.scheduling.ended import Done, Failed, FailureKind
 from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.resources import Node, Resources, node_of
@@ -101,7 +101,7 @@ def test_after_a_failure_the_machines_are_looked_at_before_anything_else_is_star
     monkeypatch.setattr(executor, "draining_nodes", lambda: frozenset({"a"}))
     for end, draining in ((Done(), None), (Failed(kind=FailureKind.PREEMPTION, line="drained"), {"a"})):
         reference = mock.Mock(end=end)
-        backend._running[reference] = key
+        backend._running[reference] = key, ""
         assert list(backend.wait(timeout_s=0)) == [(key, end)]
         seen = backend.look_at_nodes()
         assert (seen.draining if seen else None) == draining
@@ -118,7 +118,7 @@ def test_a_training_whose_process_dies_is_known_to_have_been_on_its_machine(monk
     monkeypatch.setattr(executor.ray, "nodes", list)
     monkeypatch.setattr(executor.ray, "wait", lambda references, **_: (references, []))
     monkeypatch.setattr(executor.ray, "get", die)
-    monkeypatch.setattr(executor, "submit", lambda *_, **__: Submitted(reference=mock.Mock(), node="n1"))
+    monkeypatch.setattr(executor, "submit", lambda *_, **__: SubmittedTask(reference=mock.Mock(), node="n1"))
     (node,) = nodes_of([record("n1", cpus=1)])
     stage = Stage(key=key, dependencies=(), products=(), expected_s=1.0)
     start = Start(stage=stage, node="n1", attempt=1, share=Resources(cpus=1))
