@@ -34,7 +34,8 @@ from orchestrator.storage.json_files import write_json
 from orchestrator.storage.json_values import JsonMapping
 from orchestrator.storage.private_folder import CACHES, run_folder
 
-LOOK_EVERY_S = 2.0
+LOOK_EVERY_S, FIRST_LOOKS_EVERY_S = 2.0, 0.5
+"""Time between two looks at Ray, and until a head is there."""
 HEAD_WITHIN_S = 60.0
 """Longest wait of a worker for a head: the files of a shared folder may be seen late."""
 HEAD_LOST_S = 20.0
@@ -79,15 +80,46 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _head(options: argparse.Namespace, warned: threading.Event) -> int:
-    address, port = options.address or "127.0.0.1", free_port()
-    command = ["--head", f"--port={port}", f"--node-ip-address={address}", "--num-cpus=0", "--num-gpus=0"]
-    command += ["--dashboard-host=127.0.0.1", f"--dashboard-port={free_port()}"]
-    command += [f"--ray-client-server-port={free_port()}"]
-    with _ray(command) as process:
-        write_json(open_storage(str(options.folder)), HEAD_FILE, {"address": f"{address}:{port}", "pid": os.getpid()})
-        while process.poll() is None and not warned.wait(LOOK_EVERY_S):
-            pass
-        return 0 if warned.is_set() else 1
+    for num_left in reversed(range(START_TRIES)):
+        address = f"{options.address or '127.0.0.1'}:{free_port()}"
+        with _ray(_head_arguments(address)) as process:
+            if _becomes_head(process, address, warned):
+                told = {"address": address, "pid": os.getpid()}
+                write_json(open_storage(str(options.folder)), HEAD_FILE, told)
+                while process.poll() is None and not warned.wait(LOOK_EVERY_S):
+                    pass
+                break
+        if warned.is_set():
+            break
+        # What Ray said is its reason, and remains the last that is said.
+        if num_left:
+            _say("Ray has ended before it was a head: it is started once more")
+    return 0 if warned.is_set() else 1
+
+
+def _head_arguments(address: str) -> list[str]:
+    host, _, port = address.rpartition(":")
+    arguments = ["--head", f"--port={port}", f"--node-ip-address={host}", "--num-cpus=0", "--num-gpus=0"]
+    arguments += ["--dashboard-host=127.0.0.1", f"--dashboard-port={free_port()}"]
+    return [*arguments, f"--ray-client-server-port={free_port()}"]
+
+
+def _becomes_head(process: "subprocess.Popen[bytes]", address: str, warned: threading.Event) -> bool:
+    while process.poll() is None and not warned.wait(FIRST_LOOKS_EVERY_S):
+        with suppress(Exception):  # Ray's own are of any class
+            if _ask_head(address):
+                return True
+    return False
+
+
+def _ask_head(address: str) -> bool:
+    """Return whether a head has a machine by now, at first its own; raises what tells why it does not answer."""
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
+
+    host, _, port = address.rpartition(":")
+    # Says why it cannot be reached, which Ray keeps to itself.
+    with socket.create_connection((host, int(port)), timeout=5):
+        return bool(GcsClient(address=address).get_all_node_info(timeout=5))
 
 
 def _wait_for_end_of_input(warned: threading.Event) -> None:
@@ -124,18 +156,13 @@ def _worker(options: argparse.Namespace, warned: threading.Event) -> int:
 
 def _find_head(folder: Path, warned: threading.Event) -> str | None:
     """Return the address of the head; None, and why is said, if none answers."""
-    from ray._raylet import GcsClient  # type: ignore[attr-defined]
-
     until_s = time.monotonic() + HEAD_WITHIN_S
     told = "the head of the run is gone: nothing to do"
     while time.monotonic() < until_s and not warned.is_set():
         with suppress(OSError, ValueError, KeyError):
             address = str(json.loads((folder / HEAD_FILE).read_text())["address"])
-            host, _, port = address.rpartition(":")
             try:
-                # Says why it cannot be reached, which Ray keeps to itself.
-                with socket.create_connection((host, int(port)), timeout=5):
-                    GcsClient(address=address).get_all_node_info(timeout=5)
+                if _ask_head(address):
                     return address
             except Exception as error:  # Ray's own are of any class
                 told = (

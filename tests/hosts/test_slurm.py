@@ -178,17 +178,19 @@ def test_a_driver_that_is_killed_leaves_workers_that_end_by_themselves(tmp_path,
     cluster = write(tmp_path)
     with (tmp_path / "driver.log").open("wb") as log:
         driver = subprocess.Popen(command(cluster, tmp_path / "run", epochs=400), stdout=log, stderr=log)
-    wait_until(lambda: running(jobs), limit_s=300)
-    wait_until(lambda: any((tmp_path / "run").glob("cases/*/*")), limit_s=300)
+    wait_until(lambda: running(jobs), limit_s=300, logs=tmp_path)
+    wait_until(lambda: any((tmp_path / "run").glob("cases/*/*")), limit_s=300, logs=tmp_path)
     driver.kill()
     driver.wait()
-    wait_until(lambda: running(jobs) == [], limit_s=90)
+    wait_until(lambda: running(jobs) == [], limit_s=90, logs=tmp_path)
 
 
-def wait_until(condition, *, limit_s):
+def wait_until(condition, *, limit_s, logs=None):
     until_s = time.monotonic() + limit_s
     while not condition():
-        assert time.monotonic() < until_s
+        if time.monotonic() > until_s:
+            told = [f"{path.name}: {path.read_text()[-3000:]}" for path in (logs.rglob("*.log") if logs else ())]
+            pytest.fail("\n".join(told) or "in vain")
         time.sleep(0.5)
 
 
