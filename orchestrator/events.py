@@ -5,7 +5,7 @@
 | run_started | trainings, stages_done, left_out: no answer needs these |
 | stage_started | stage, stage_kind, attempt, and where it has a GPU gpu_kind, gpus |
 | stage_finished | stage, stage_kind, elapsed_s |
-| stage_failed | stage, stage_kind, error, final |
+| stage_failed | stage, stage_kind, error, final; wait_s where it is not tried again at once |
 | stage_asked_to_stop | stage, stage_kind |
 | stage_revived | stage, stage_kind |
 | stage_reopened | stage, stage_kind: it was done, and what it had made is lost |

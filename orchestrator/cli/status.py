@@ -245,5 +245,9 @@ def show(status: RunStatus, *, driver: DriverState, cost: str, storage: Storage,
         print_whole(table, console=console)
     if driver.remaining_s is not None:
         say(f"to go: about {duration_text(driver.remaining_s)}", console=console)
+    for stage, (until, line) in status.delayed.items() if driver.is_at_work else ():
+        wait = duration_text(max(0.0, (until - datetime.now(UTC)).total_seconds()))
+        where = f"{storage.location}/{run_paths.stage_failure(stage)}"
+        say(f"to be tried again in {wait}: {stage}: {line} ({where})", console=console)
     for stage, line in status.failed.items():
         say(f"failed: {stage}: {line} ({storage.location}/{run_paths.stage_failure(stage)})", console=console)

@@ -125,6 +125,16 @@ def training_hours(request: RunRequest) -> float:
     return hours
 
 
+def check_writable(storage: Storage) -> None:
+    """Raise ConfigError if this user cannot write everywhere in the output location: others have begun there."""
+    if closed := storage.unwritable_folders():
+        raise ConfigError(
+            f"{storage.location}: this user cannot write into {listing(closed)}; expected to be able to, everywhere in "
+            "the output. Of a folder that a group shares let whoever began there give `chmod -R g+rwX` and set "
+            "`umask 002`, or choose another --output"
+        )
+
+
 def check_space(stages: Iterable[Stage], *, storage: Storage, preset: Preset) -> None:
     """Raise ConfigError if the output location has less space than these stages will write, roughly."""
     needed, free = expected_bytes(stages, preset=preset), storage.free_bytes()

@@ -74,7 +74,10 @@ class EventRecorder:
         if isinstance(decision, Retry):
             for reopened in decision.reopened:
                 self._events.append("stage_reopened", **_of(reopened))
-        self._events.append("stage_failed", **_of(key), error=failed.line, final=isinstance(decision, GiveUp))
+        told = {"error": failed.line, "final": isinstance(decision, GiveUp)}
+        if isinstance(decision, Retry) and decision.wait_s:
+            told["wait_s"] = decision.wait_s
+        self._events.append("stage_failed", **_of(key), **told)
 
 
 def _by_size(machines: Mapping[Resources, int]) -> Mapping[str, int]:

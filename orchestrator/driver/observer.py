@@ -15,7 +15,7 @@ from orchestrator.driver.run_events import (
     StageRevived,
     TimePassed,
 )
-from orchestrator.progress import ProgressListener, RunningTraining, Snapshot, StageCount
+from orchestrator.progress import ProgressListener, RunningTraining, Snapshot, StageCount, duration_text
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
@@ -101,8 +101,9 @@ class RunObserver:
     def _take_failure(self, event: StageFailed) -> None:
         stage, line = event.stage, event.failed.line
         match event.decision:
-            case Retry(attempt=attempt, reopened=reopened):
-                self._view.note(f"{stage.key}: {line} (attempt {attempt} follows)")
+            case Retry(attempt=attempt, wait_s=wait_s, reopened=reopened):
+                when = f" in {duration_text(wait_s)}" if wait_s else ""
+                self._view.note(f"{stage.key}: {line} (attempt {attempt} follows{when})")
                 for key in reopened:
                     self._view.note(f"{key}: carried out again, since a file that it had made is lost")
             case GiveUp():

@@ -12,6 +12,7 @@ from orchestrator.driver.backend import Backend, Connect
 from orchestrator.driver.before_start import (
     check_space,
     check_workers_asked_for,
+    check_writable,
     settle_changed_data,
     tell_scored_before,
     tell_sizes,
@@ -92,8 +93,8 @@ def run(request: RunRequest, *, connect: Connect, listener: ProgressListener) ->
     Raises
     ------
     ConfigError
-        If the output location belongs to another run, another driver is at work there, or the cluster is too small, or
-        a training cannot have as many workers as it is to have.
+        If the output location belongs to another run, this user cannot write everywhere there, another driver is at
+        work there, or the cluster is too small, or a training cannot have as many workers as it is to have.
     DataError
         If files have changed that this run has read, and `redo_changed` is not set.
     ClusterError
@@ -102,6 +103,7 @@ def run(request: RunRequest, *, connect: Connect, listener: ProgressListener) ->
     started_s = time.monotonic()
     check_workers_asked_for(request)
     storage = open_storage(request.output)
+    check_writable(storage)
     with Lease(storage, note=listener.note) as lease:
         events = EventLog(storage, run_started=datetime.now(UTC), clock=lambda: datetime.now(UTC))
         return _Call(

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from orchestrator.errors import ConfigError
@@ -61,6 +61,8 @@ class RunStatus:
     """What the latest driver has started; it goes on only while that driver lives."""
     failed: Mapping[str, str]
     """One line for each stage that failed for good in the latest call."""
+    delayed: Mapping[str, tuple[datetime, str]]
+    """Stages that wait before another attempt: until when, and one line on why the last one failed."""
     waiting: tuple[str, ...]
     """Trainings that have not begun; those that a failure blocks included."""
     left_out: frozenset[str]
@@ -105,6 +107,7 @@ def read_status(storage: Storage) -> RunStatus:
         done=frozenset(done),
         under_way=under_way,
         failed=failed,
+        delayed=_delayed(latest),
         waiting=waiting,
         left_out=left_out,
         training_s=sum(
@@ -128,6 +131,18 @@ def _failed(events: Sequence[JsonMapping]) -> dict[str, str]:
         elif event["kind"] == "stage_revived":
             failed.pop(event["stage"], None)
     return failed
+
+
+def _delayed(events: Sequence[JsonMapping]) -> dict[str, tuple[datetime, str]]:
+    """Return the stages that wait before another attempt, until when, and why."""
+    delayed: dict[str, tuple[datetime, str]] = {}
+    for event in events:
+        if event["kind"] == "stage_failed" and event.get("wait_s"):
+            until = datetime.fromisoformat(event["time"]) + timedelta(seconds=event["wait_s"])
+            delayed[event["stage"]] = (until, event["error"])
+        elif event["kind"] in _OF_STAGES and "stage" in event:
+            delayed.pop(event["stage"], None)
+    return delayed
 
 
 def _left_out(events: Sequence[JsonMapping]) -> frozenset[str]:

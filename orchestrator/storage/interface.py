@@ -100,6 +100,10 @@ class Storage(ABC):
         The path ends like the key, so writers that look at the file ending work.
         """
 
+    def unwritable_folders(self) -> list[str]:
+        """Folders, down to the third level, in which this user can make no file; a bucket has none."""
+        return []
+
     @abstractmethod
     def free_bytes(self) -> int | None:
         """Free space, or None where there is no limit to be known."""

@@ -21,6 +21,8 @@ _OF_NO_FILE = {errno.ENOENT, errno.ELOOP}
 """What is said of a link that leads nowhere, or to itself, and of a file that was removed since it was listed."""
 _LEFT_OF_NAME = 48
 """Characters, of at most 4 bytes each, of a name in that of its unfinished write."""
+_LEVELS_WITH_FILES = 3
+"""Of folders below the location, as in cases/DATASET/CASE."""
 STALE_AFTER_S = 86400.0
 """Age after which an unfinished write belongs to nobody."""
 
@@ -64,6 +66,18 @@ class LocalStorage(Storage):
         for path in self._walk(""):
             if path.name.startswith(TEMPORARY_PREFIX):
                 _sweep(path)
+
+    def unwritable_folders(self) -> list[str]:
+        """Folders, down to the third level, in which this user can make no file."""
+        found = []
+        for folder, folders, _ in os.walk(self._root):
+            here = Path(folder)
+            if not os.access(here, os.W_OK | os.X_OK):
+                found.append(folder)
+            if len(here.relative_to(self._root).parts) == _LEVELS_WITH_FILES:
+                folders.clear()
+            folders[:] = [name for name in folders if name not in CLOSED_FOLDERS and not name.startswith(".")]
+        return found
 
     def _relative_paths(self, prefix: str) -> Iterator[str]:
         paths = (path for path in self._walk(prefix) if not path.name.startswith(TEMPORARY_PREFIX))

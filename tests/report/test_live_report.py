@@ -100,6 +100,7 @@ def status(**changes) -> RunStatus:
                              num_epochs=10, pseudo_dice=nan, epoch_elapsed_s=nan, host=""),
         ),
         "failed": {f"train {fourth}": "no memory <b>"},
+        "delayed": {},
         "waiting": (),
         "left_out": frozenset({TRAININGS[5].id}),
         "training_s": 0.0,

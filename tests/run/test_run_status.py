@@ -1,6 +1,7 @@
 """Claims about the status of a run as its files tell it."""
 
 import json
+import re
 import shutil
 import time
 from dataclasses import asdict, replace
@@ -9,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from orchestrator.cli.status import main
+from orchestrator.cli import status as status_command
+from orchestrator.cli.status import DriverState, main
 from orchestrator.driver.lease import DriverRecord, Lease, latest_driver
 from orchestrator.driver.status import read_status
 from orchestrator.errors import ConfigError
@@ -42,8 +44,9 @@ class Run:
         if kind == "score":
             self.storage.write_bytes(run_paths.results(training), b"")
 
-    def failed(self, kind, training, *, final):
-        self.events.append("stage_failed", stage=f"{kind} {training}", stage_kind=kind, error="E: x", final=final)
+    def failed(self, kind, training, *, final, **more):
+        told = {"stage": f"{kind} {training}", "stage_kind": kind, "error": "E: x", "final": final} | more
+        self.events.append("stage_failed", **told)
 
     def epoch(self, training, *, epoch, elapsed_s, is_typical=True):
         report = EpochReport(
@@ -62,6 +65,23 @@ class Run:
 @pytest.fixture
 def run(tmp_path):
     return Run(tmp_path)
+
+
+def test_a_stage_that_waits_before_another_attempt_is_told_with_its_reason(run, capsys, monkeypatch):
+    monkeypatch.setattr(status_command, "find_driver", lambda *_, **__: DriverState(text="at work", is_at_work=True))
+    run.now = datetime.now(UTC)
+    run.begin("a", "b", "c")
+    for training in "abc":
+        run.started("predict", training)
+        run.failed("predict", training, final=False, wait_s=600.0)
+    run.started("predict", "b")
+    run.failed("predict", "c", final=True)
+    assert list(read_status(run.storage).delayed) == ["predict a"]
+    main(["--output", run.storage.location])
+    shown = capsys.readouterr().out
+    assert f"predict a: E: x ({run.storage.location}/" in shown
+    assert re.search(r"to be tried again in \d+ min \d\d s: predict a", shown)
+    assert shown.count("to be tried again") == 1
 
 
 def test_each_training_is_done_under_way_waiting_or_failed(run, capsys):

@@ -18,6 +18,7 @@ from orchestrator.errors import ConfigError, DataError, StorageError
 from orchestrator.events import EventLog, read_events
 from orchestrator.results.store import ResultsStore
 from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.local import LocalStorage
 from orchestrator.storage.memory import MemoryStorage
 
 pytest_plugins = ["bucket_fixtures"]
@@ -41,6 +42,16 @@ def python(script, *arguments):
     """Start a process of its own."""
     command = [sys.executable, "-c", script, *map(str, arguments)]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+
+
+def test_folders_that_this_user_cannot_write_to_are_known(any_storage, monkeypatch):
+    """Whether a user can is played: root always can."""
+    assert any_storage.unwritable_folders() == []
+    for key in ("a/b/c/d/e.txt", "open/f.txt", ".git/closed/g.txt", "closed/h.txt"):
+        any_storage.write_bytes(key, b"")
+    monkeypatch.setattr(os, "access", lambda path, _: path.name not in {"closed", "c", "d"})
+    expected = [f"{any_storage.location}/{name}" for name in ("a/b/c", "closed")]
+    assert sorted(any_storage.unwritable_folders()) == (expected if isinstance(any_storage, LocalStorage) else [])
 
 
 def test_what_is_written_is_read_and_listed(any_storage):
