@@ -62,7 +62,10 @@ def kind_of_accelerator(name: str) -> GpuKind | None:
 
 
 def kind_named(name: str) -> GpuKind:
-    """Return a kind by Ray's name; one that is not known counts as an A100 of unknown memory."""
+    """Return a kind by Ray's name; one that is not known counts as an A100 of unknown memory.
+
+    Without a name it is `NO_GPU`.
+    """
     return kind_of_accelerator(name) or GpuKind(name=name, speed=1.0, memory_gib=float("inf"))
 
 

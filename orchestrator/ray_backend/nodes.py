@@ -7,7 +7,6 @@ from dataclasses import replace
 import ray
 
 from orchestrator.cluster.gpu_kinds import kind_named, memory_of_gpus_here
-from orchestrator.cluster.node_pool import NO_GPU
 from orchestrator.scheduling.resources import Node, Resources
 from orchestrator.storage.json_values import JsonMapping
 
@@ -81,7 +80,7 @@ def _node(record: JsonMapping) -> Node:
         (key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")), ""
     )
     offered = Resources(cpus=resources.get("CPU", 0.0), gpus=resources.get("GPU", 0.0))
-    kind = kind_named(name) if name else NO_GPU
+    kind = kind_named(name)
     memory = sum(resources.get(key, 0.0) for key in _MEMORIES) / 2**30 if "memory" in resources else float("inf")
     return Node(
         id=record["NodeID"],

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, Field
 from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
 from orchestrator.cluster.environment import use_token
 from orchestrator.cluster.gpu_kinds import GpuName, kind_named
-from orchestrator.cluster.node_pool import NO_GPU, NodePool
+from orchestrator.cluster.node_pool import NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.configuration import Entry
 from orchestrator.errors import ConfigError
@@ -62,7 +62,7 @@ class ExistingCluster(ClusterConfig):
                 max_nodes=entry.number,
                 cpus=entry.cpus,
                 gpus=entry.gpus,
-                gpu=kind_named(entry.gpu) if entry.gpu else NO_GPU,
+                gpu=kind_named(entry.gpu),
             )
             for name, entry in self.may_start.items()
         )

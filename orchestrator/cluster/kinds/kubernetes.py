@@ -19,7 +19,7 @@ from orchestrator.cluster.kubernetes.follow import ASKED, run_pods
 from orchestrator.cluster.kubernetes.kubectl import Kubectl
 from orchestrator.cluster.kubernetes.launch import Launched, launch_and_follow
 from orchestrator.cluster.kubernetes.names import GroupNames, Image, Named, Namespace
-from orchestrator.cluster.node_pool import NO_GPU, NodePool
+from orchestrator.cluster.node_pool import NodePool
 from orchestrator.errors import ConfigError
 from orchestrator.shipped import checkout
 from orchestrator.storage.filesystem import open_storage
@@ -100,7 +100,7 @@ class KubernetesCluster(ClusterConfig):
                 min_nodes=pool.always,
                 cpus=pool.cpus,
                 gpus=pool.gpus,
-                gpu=kind_named(pool.gpu) if pool.gpu else NO_GPU,
+                gpu=kind_named(pool.gpu),
                 market="spot" if pool.spot else "",
             )
             for name, pool in self.pools.items()

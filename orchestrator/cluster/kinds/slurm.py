@@ -32,7 +32,7 @@ from orchestrator.cluster.config import (
 from orchestrator.cluster.environment import ensure_token, in_home, in_shell
 from orchestrator.cluster.gpu_kinds import kind_named
 from orchestrator.cluster.launch_files import write_yaml
-from orchestrator.cluster.node_pool import NO_GPU, NodePool, Waiting
+from orchestrator.cluster.node_pool import NodePool, Waiting
 from orchestrator.cluster.prices import Prices
 from orchestrator.cluster.ray_head import AGENT, in_folder_of_all, private_folder, serving_head
 from orchestrator.errors import ClusterError, ConfigError
@@ -150,7 +150,7 @@ class SlurmCluster(ClusterConfig):
                 max_nodes=pool.number,
                 cpus=pool.cpus,
                 gpus=pool.gpus,
-                gpu=kind_named(pool.gpu) if pool.gpu else NO_GPU,
+                gpu=kind_named(pool.gpu),
                 market=pool.partition or "queue",
             )
             for name, pool in self.pools.items()

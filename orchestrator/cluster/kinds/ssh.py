@@ -66,7 +66,7 @@ class SshCluster(ClusterConfig):
             cpus = host.cpus or (found.num_cpus if found else None)
             gpus = host.gpus if host.gpus is not None else (found.num_gpus if found else 0)
             if cpus is not None:
-                gpu = kind_named(host.gpu) if host.gpu and gpus else NO_GPU
+                gpu = kind_named(host.gpu) if gpus else NO_GPU
                 pools.append(NodePool(name=name, max_nodes=1, cpus=cpus, gpus=gpus, gpu=gpu))
         return tuple(pools)
 
