@@ -8,6 +8,7 @@ from typing import ClassVar, Literal
 from orchestrator.cluster.aws_checks import check_aws
 from orchestrator.cluster.aws_pools import head_pool, most_workers, priced
 from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, OrderedMachine, RunName
+from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
 from orchestrator.cluster.prices import Prices
 from orchestrator.errors import ConfigError
@@ -123,18 +124,5 @@ class AwsCluster(ClusterConfig):
         return path.relative_to(project).as_posix()
 
     def driver_content(self, *, auth_token: str) -> JsonMapping:
-        """Return the cluster file of the driver: to it, the machines around it are a cluster that exists and grows."""
-        from orchestrator.cluster.kinds.existing import ExistingCluster, MachinesEntry
-
-        existing = ExistingCluster(
-            address="auto",
-            auth_token=auth_token,
-            cloud="aws",
-            may_start={
-                pool.name: MachinesEntry(
-                    number=pool.max_nodes, cpus=round(pool.cpus), gpus=round(pool.gpus), gpu=pool.gpu.name
-                )
-                for pool in self.node_pools()
-            },
-        )
-        return existing.model_copy(update=self.said_of_trainings()).content()
+        """Return the cluster file of the driver."""
+        return ExistingCluster.around(self, auth_token=auth_token, cloud="aws").content()

@@ -49,6 +49,20 @@ class ExistingCluster(ClusterConfig):
     may_start: dict[str, MachinesEntry] = Field(default={})
     """Machines that an autoscaler may add."""
 
+    @classmethod
+    def around(
+        cls, config: ClusterConfig, *, auth_token: str | None = None, cloud: Literal["aws", "none"] = "none"
+    ) -> "ExistingCluster":
+        """Return what machines that are started for a run are to its driver: a cluster that exists and grows."""
+        may_start = {
+            pool.name: MachinesEntry(
+                number=pool.max_nodes, cpus=round(pool.cpus), gpus=round(pool.gpus), gpu=pool.gpu.name
+            )
+            for pool in config.node_pools()
+        }
+        existing = cls(address="auto", auth_token=auth_token, cloud=cloud, may_start=may_start)
+        return existing.model_copy(update=config.said_of_trainings())
+
     @property
     def provider(self) -> str | None:
         """Whose machines the nodes are."""

@@ -13,6 +13,7 @@ from pydantic import Field
 from orchestrator.cluster import environment
 from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, OrderedMachine, RunName
 from orchestrator.cluster.gpu_kinds import kind_named
+from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.kubernetes import manifest
 from orchestrator.cluster.kubernetes.entries import HeadEntry, VolumeEntry, WorkerGroupEntry
 from orchestrator.cluster.kubernetes.follow import ASKED, run_pods
@@ -125,7 +126,7 @@ class KubernetesCluster(ClusterConfig):
         name = driver.run.short
         files = {
             manifest.DRIVER_SCRIPT: self._script(driver),
-            manifest.DRIVER_CLUSTER: yaml.safe_dump(self._driver_content(), sort_keys=False),
+            manifest.DRIVER_CLUSTER: yaml.safe_dump(ExistingCluster.around(self).content(), sort_keys=False),
         }
         job = manifest.ray_job(
             name, cluster=self._ray_cluster(name), annotations=_annotations(driver), keep=driver.keep
@@ -193,19 +194,6 @@ class KubernetesCluster(ClusterConfig):
         exports = [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
         lines = [*exports, f"cd {manifest.PROJECT_FOLDER}", f"exec python -m {driver.module} {arguments}"]
         return "\n".join([*lines, ""])
-
-    def _driver_content(self) -> Mapping[str, object]:
-        """Return the cluster file of the driver: to it, the pods around it are a cluster that exists and grows."""
-        from orchestrator.cluster.kinds.existing import ExistingCluster, MachinesEntry
-
-        existing = ExistingCluster(
-            address="auto",
-            may_start={
-                name: MachinesEntry(number=pool.number, cpus=pool.cpus, gpus=pool.gpus, gpu=pool.gpu)
-                for name, pool in self.pools.items()
-            },
-        )
-        return existing.model_copy(update=self.said_of_trainings()).content()
 
     def _check_volumes(self) -> None:
         seen: dict[str, str] = {}
