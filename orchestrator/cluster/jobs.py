@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.cluster.environment import token_headers
+from orchestrator.cluster.log_lines import LogLines
 from orchestrator.errors import ClusterError
 
 MAX_LOST = 20
@@ -210,35 +211,7 @@ def _known(jobs: RayJobs, job_id: str) -> JobState:
     return job
 
 
-async def _tail(jobs: RayJobs, job_id: str, *, lines: "LogLines") -> None:
+async def _tail(jobs: RayJobs, job_id: str, *, lines: LogLines) -> None:
     lines.rewind()
     async for text in jobs.tail(job_id):
         lines.add(text)
-
-
-class LogLines:
-    """Cuts the log into lines; after a new connection, which begins at the log's start, skips what was shown."""
-
-    def __init__(self, *, show: Callable[[str], None]) -> None:
-        self._show = show
-        self.num_shown = 0
-        self.rewind()
-
-    def rewind(self) -> None:
-        """Take note that the log begins anew."""
-        self._num_seen = 0
-        self._rest = ""
-
-    def add(self, text: str) -> None:
-        """Take the next piece of the log."""
-        *whole, self._rest = (self._rest + text).split("\n")
-        for line in whole:
-            self._num_seen += 1
-            if self._num_seen > self.num_shown:
-                self.num_shown = self._num_seen
-                self._show(line)
-
-    def finish(self) -> None:
-        """Show what stands after the last line break."""
-        if self._rest:
-            self.add("\n")

@@ -12,6 +12,7 @@ from ipaddress import IPv4Address, IPv4Network
 from pathlib import Path
 
 from orchestrator.cluster.environment import create_token, token_path
+from orchestrator.cluster.log_lines import last_words
 from orchestrator.errors import ClusterError, ConfigError
 
 HEAD_FILE, TOKEN_FILE, LOG_FILE = "head.json", "auth_token", "head.log"
@@ -139,5 +140,4 @@ def _wait_for(agent: "subprocess.Popen[bytes]", folder: Path) -> str:
             with socket.create_connection((host, int(port)), timeout=5):
                 return address
         time.sleep(0.2)
-    told = (folder / LOG_FILE).read_text(errors="replace").strip().splitlines()[-5:]
-    raise ClusterError(f"Ray does not start on this machine: {' / '.join(told) or 'it says nothing'}")
+    raise ClusterError(f"Ray does not start on this machine: {last_words(folder / LOG_FILE, num_lines=5)}")

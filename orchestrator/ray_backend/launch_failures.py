@@ -1,13 +1,13 @@
 """Why machines that Ray's autoscaler asks a cloud for do not come: part of the one door to Ray."""
 
-import os
 import re
 import time
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from pathlib import Path
 
 from ray._private import worker
+
+from orchestrator.cluster.log_lines import GrowingFile
 
 LASTS_S = 300.0
 """The autoscaler tries again within seconds: what it has not said for so long is over."""
@@ -32,16 +32,18 @@ class LaunchFailures:
 
     def __init__(self, log: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
         """Begin at the end of a log; None if there is none."""
-        self._log = log
+        self._log = GrowingFile(log) if log is not None else None
         self._clock = clock
         self._found: dict[str, tuple[str, int, float]] = {}
-        self._num_read = 0
-        self._new_text()
+        if self._log is not None:
+            self._log.new_text()
 
     def recent(self) -> Mapping[str, int]:
         """Return how many machines of a pool could not be started, by its name and the reason."""
+        if self._log is None:
+            return {}
         now_s = self._clock()
-        for found in _FAILED.finditer(self._new_text()):
+        for found in _FAILED.finditer(self._log.new_text()):
             reason = ": ".join(part for part in (found["code"], found["told"].strip()) if part)
             self._found[found["pool"]] = (reason[:SHOWN], int(found["number"]), now_s)
         return {
@@ -49,17 +51,3 @@ class LaunchFailures:
             for pool, (reason, number, told_s) in self._found.items()
             if now_s - told_s < LASTS_S
         }
-
-    def _new_text(self) -> str:
-        """Return the whole lines that have been written since."""
-        if self._log is None:
-            return ""
-        with suppress(FileNotFoundError), self._log.open("rb") as file:
-            if file.seek(0, os.SEEK_END) < self._num_read:  # it was begun anew
-                self._num_read = 0
-            file.seek(self._num_read)
-            text = file.read()
-            whole = text[: text.rfind(b"\n") + 1]
-            self._num_read += len(whole)
-            return whole.decode(errors="replace")
-        return ""

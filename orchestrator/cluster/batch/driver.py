@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from orchestrator.cluster.batch.system import Job
+from orchestrator.cluster.log_lines import GrowingFile
 from orchestrator.errors import ClusterError
 
 INTERRUPTED = 130
@@ -63,11 +64,13 @@ def follow_job(
         If the job has ended and has left no exit code: it was cancelled, or its machine is gone.
     """
     queue = _Queue(jobs, show=show)
-    shown, told, next_look_s = 0, False, 0.0
+    log = GrowingFile(folder / "driver.log")
+    told, next_look_s = False, 0.0
     while True:
         # In this order: what it says is in the log before its exit code is written.
         code = _exit_code(folder)
-        shown = _show_new(folder / "driver.log", shown, show=show)
+        for line in log.new_text().splitlines():
+            show(line)
         if code is not None and code <= SIGNALLED:
             return code
         if code is not None and not told:
@@ -127,17 +130,3 @@ def _exit_code(folder: Path) -> int | None:
     except OSError:
         # A file that has gone from a shared folder may be seen for a while, but not read.
         return None
-
-
-def _show_new(log: Path, shown: int, *, show: Callable[[str], None]) -> int:
-    """Show the whole lines of a log beyond its first bytes; returns how many bytes have been shown."""
-    try:
-        with log.open("rb") as file:
-            file.seek(shown)
-            text = file.read()
-    except FileNotFoundError:
-        return shown
-    whole = text[: text.rfind(b"\n") + 1]
-    for line in whole.decode(errors="replace").splitlines():
-        show(line)
-    return shown + len(whole)

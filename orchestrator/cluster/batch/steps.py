@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from orchestrator.cluster.batch.workers import Size
+from orchestrator.cluster.log_lines import last_words
 from orchestrator.errors import ClusterError
 from orchestrator.processes import end_group
 
@@ -30,9 +31,8 @@ class StepWorkers:
         """Raise ClusterError if machines are missing and none is left."""
         self._was_there = self._was_there or any(present.values())
         if self._process.poll() is not None and not any(present.values()) and any(missing.values()):
-            told = self._log.read_text(errors="replace").strip().splitlines()[-3:]
             when = "have ended" if self._was_there else "did not start"
-            raise ClusterError(f"the machines of the allocation {when}: {' / '.join(told)}")
+            raise ClusterError(f"the machines of the allocation {when}: {last_words(self._log, num_lines=3)}")
 
     def waiting(self) -> Mapping[str, int]:
         """Return nothing: all are asked for at once."""

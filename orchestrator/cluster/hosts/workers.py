@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from orchestrator.cluster.hosts.facts import HostFacts
+from orchestrator.cluster.log_lines import last_words
 
 logger = logging.getLogger(__name__)
 
@@ -101,5 +102,4 @@ class HostWorkers:
         if process.poll() is None:
             process.kill()
             process.wait()
-        told = path.read_text(errors="replace").strip().splitlines()
-        return f"lost ({told[-1][-200:] if told else 'it says nothing'})"
+        return f"lost ({last_words(path, num_lines=1)[-200:]})"

@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from orchestrator.cluster.config import OrderedMachine
-from orchestrator.cluster.jobs import MAX_LOST, RECONNECT_S, DriverLostError, LogLines
+from orchestrator.cluster.jobs import MAX_LOST, RECONNECT_S, DriverLostError
 from orchestrator.cluster.kubernetes.kubectl import RAY_JOB, Kubectl
+from orchestrator.cluster.log_lines import LogLines
 from orchestrator.errors import ClusterError
 from orchestrator.storage.json_values import JsonMapping
 
