@@ -8,6 +8,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import SimpleITK
+from small_study import write_study
 
 import orchestrator
 from orchestrator.api import make_request
@@ -170,19 +171,19 @@ def test_what_cannot_be_scored_is_refused(tmp_path, arguments, message):
 def test_the_lines_of_a_researcher(tmp_path, capfd):
     import orchestrator as orch
 
-    study = orch.load_study()
+    study = orch.load_study(write_study(tmp_path))
     progress = io.StringIO()
-    options = {"cluster": LOCAL_CLUSTER, "output": tmp_path / "first"}
-    outcome = orch.run(study.select("T1-infection-fold0"), progress=progress, **options)
+    options = {"preset": "tiny", "cluster": LOCAL_CLUSTER, "output": tmp_path / "first"}
+    outcome = orch.run(study.select("organs-fold0"), progress=progress, **options)
     assert (outcome.num_done, outcome.failures) == (1, {})
     scores = orch.open_results(tmp_path / "first").to_pandas()
-    assert set(scores["training_id"]) == {"T1-infection-fold0"}
+    assert set(scores["training_id"]) == {"organs-fold0"}
     assert "of 1 trainings done" in progress.getvalue()
     # What is done is not done again, and nothing is printed by what does not own the terminal.
     before = sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "first" / "trainings").rglob("*"))
-    assert orch.run(study.select("T1-infection-fold0"), **options).num_done == 1
+    assert orch.run(study.select("organs-fold0"), **options).num_done == 1
     assert sorted((path, path.stat().st_mtime_ns) for path in (tmp_path / "first" / "trainings").rglob("*")) == before
-    predictions = tmp_path / "first" / "predictions" / "T1-infection-fold0" / "mosmed"
-    table = orch.evaluate(predictions, predictions, tolerances_mm={1: 3.0}).to_pandas()
+    predictions = tmp_path / "first" / "predictions" / "organs-fold0" / "ct"
+    table = orch.evaluate(predictions, predictions, tolerances_mm={1: 2.0, 2: 2.0}).to_pandas()
     assert set(table["status"]) <= {"scored", "both_empty"}
     assert "trainings done" not in capfd.readouterr().out

@@ -15,6 +15,7 @@ import torch
 from nnunetv2.ensembling.ensemble import merge_files
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from small_study import STUDY, write_study
 
 import orchestrator
 from orchestrator.api.runs import request_of_run
@@ -33,31 +34,6 @@ from orchestrator.workflow.graph import graph_of_study
 from orchestrator.workflow.keys import StageKey, StageKind
 
 PAPER = PRESETS["paper"]
-STUDY = """title: Organs, generated
-label_sets:
-  organs:
-    liver: {label: 1, tolerance_mm: 2.0}
-    spleen: {label: 2, tolerance_mm: 2.0}
-datasets:
-  ct:
-    nnunet: Dataset902_OrganPhantoms
-    channels: [CT]
-    label_sets: [organs]
-    folds: {number: 2}
-    held_out: {external: [c07, c08]}
-    slices: 24
-models:
-  3d: {}
-  2d: {configuration: 2d, suffix: -2d}
-trainings:
-  organs:
-    facets: {source: own}
-    train: [ct/other-folds]
-    val: [ct/fold]
-    test: {external: ct/external}
-presets:
-  tiny: {like: smoke, num_epochs: 3, num_iterations_per_epoch: 12, num_val_iterations_per_epoch: 1, cases: {val: 3}}
-"""
 ENSEMBLES = """
 # Both networks, chosen or not.
 ensembles:
@@ -70,13 +46,10 @@ ensembles:
   folds: {members: [organs], over: [fold]}
   all: {members: [source=own], over: [fold, model], choose: pair, facets: {source: all}}
 """
-FOLDS = "ct: [c01, c02, c03, c04, c05, c06, c07, c08]\n"
 
 
 def load(folder: Path, ensembles: str = ENSEMBLES, *, study: str = STUDY) -> Study:
-    (folder / "study.yaml").write_text(study + ensembles, encoding="utf-8")
-    (folder / "folds.yaml").write_text(FOLDS, encoding="utf-8")
-    return load_study(folder / "study.yaml")
+    return load_study(write_study(folder, study + ensembles))
 
 
 def by_id(study: Study):
