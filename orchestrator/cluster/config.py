@@ -12,7 +12,7 @@ from typing import Annotated, ClassVar, Protocol
 
 from pydantic import AfterValidator, ConfigDict, Field, PrivateAttr
 
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.cluster.prices import Prices
 from orchestrator.configuration import Entry
 from orchestrator.errors import ConfigError
@@ -35,8 +35,8 @@ class EmbeddedRay:
 class Provisioner(Protocol):
     """Starts machines that join a Ray, where Ray's autoscaler does not."""
 
-    def ask(self, missing: Mapping[tuple[float, float], int], *, present: Mapping[tuple[float, float], int]) -> None:
-        """Say how many machines of each size, CPUs and GPUs, are missing beside those that are there.
+    def ask(self, missing: Mapping[Resources, int], *, present: Mapping[Resources, int]) -> None:
+        """Say how many machines of each size are missing beside those that are there.
 
         Raises ClusterError if none will ever come.
         """

@@ -7,6 +7,31 @@ from orchestrator.errors import ConfigError
 
 NO_GPU = GpuKind(name="", speed=1.0, memory_gib=float("inf"))
 """Of machines without one; their cores have speed 1."""
+ROUNDING = 1e-9
+"""Shares like 0.1 GPU do not add up exactly."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """Processors, of a cluster, a node or one stage."""
+
+    cpus: float
+    gpus: float = 0.0
+
+    def __add__(self, other: "Resources") -> "Resources":
+        return Resources(cpus=self.cpus + other.cpus, gpus=self.gpus + other.gpus)
+
+    def __sub__(self, other: "Resources") -> "Resources":
+        return Resources(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
+
+    @property
+    def text(self) -> str:
+        """How people are told of them."""
+        return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
+
+    def fits_in(self, free: "Resources") -> bool:
+        """Whether `free` holds at least this much."""
+        return self.cpus <= free.cpus + ROUNDING and self.gpus <= free.gpus + ROUNDING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,3 +81,8 @@ class NodePool:
         for field, least in {"max_nodes": 0, "cpus": 0, "gpus": 0, "min_nodes": 0}.items():
             if getattr(self, field) < least:
                 raise ConfigError(f"{self.name}: {field} is {getattr(self, field)}; expected at least {least}")
+
+    @property
+    def offered(self) -> Resources:
+        """All processors of each, for stages."""
+        return Resources(cpus=self.cpus, gpus=self.gpus)

@@ -5,11 +5,11 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager, nullco
 from typing import Protocol
 
 from orchestrator.cluster.config import ClusterConfig, RunName
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.progress import Snapshot
 from orchestrator.scheduling.ended import Ended
 from orchestrator.scheduling.placement import Start
-from orchestrator.scheduling.resources import Node, NodesSeen, Resources
+from orchestrator.scheduling.resources import Node, NodesSeen
 from orchestrator.stages.context import RunContext
 from orchestrator.workflow.keys import StageKey, StageKind
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import asdict
 
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.driver.run_events import (
     EpochEnded,
     LooksTaken,
@@ -17,7 +18,6 @@ from orchestrator.driver.run_events import (
     StageStarted,
 )
 from orchestrator.events import EventLog
-from orchestrator.scheduling.resources import Resources
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.storage import run_paths
 from orchestrator.storage.best_effort import best_effort

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.driver.backend import Backend
 from orchestrator.driver.lease import Lease
 from orchestrator.driver.looks import Looks
@@ -29,7 +30,7 @@ from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import Done, Ended, Failed, FailureKind
 from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.remaining_time import TimeLeft
-from orchestrator.scheduling.resources import MachineState, NodesSeen, Resources
+from orchestrator.scheduling.resources import MachineState, NodesSeen
 from orchestrator.scheduling.retries import GiveUp
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.finished import lost_stages

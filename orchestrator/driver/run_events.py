@@ -3,9 +3,10 @@
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.report.looks.decisions import InterimLook
 from orchestrator.scheduling.ended import Failed
-from orchestrator.scheduling.resources import MachineState, Node, Resources
+from orchestrator.scheduling.resources import MachineState, Node
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.stages.records.latest_epoch import LatestEpoch

@@ -5,8 +5,8 @@ from collections.abc import Collection, Mapping
 
 import ray
 
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.ray_backend.nodes import without
-from orchestrator.scheduling.resources import Resources
 
 
 class CapacityRequests:

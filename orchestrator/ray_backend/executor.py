@@ -16,7 +16,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.progress import Snapshot
 from orchestrator.ray_backend.capacity import CapacityRequests
@@ -30,7 +30,7 @@ from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of,
 from orchestrator.ray_backend.tasks import submit
 from orchestrator.scheduling.ended import Done, Ended, Failed
 from orchestrator.scheduling.placement import Start
-from orchestrator.scheduling.resources import Node, NodesSeen, Resources
+from orchestrator.scheduling.resources import Node, NodesSeen
 from orchestrator.stages.context import RunContext
 from orchestrator.workflow.keys import StageKey, StageKind
 
@@ -167,11 +167,7 @@ class RayBackend:
         if self._connection.provisioner is None:
             self._capacity_requests.send(missing, quarantined=quarantined)
             return
-        present = Counter(node.offered for node in there)
-        self._connection.provisioner.ask(
-            {(size.cpus, size.gpus): number for size, number in missing.items()},
-            present={(size.cpus, size.gpus): number for size, number in present.items()},
-        )
+        self._connection.provisioner.ask(missing, present=Counter(node.offered for node in there))
 
     def waiting(self) -> Mapping[str, int]:
         """Return how many machines wait in a queue, or could not be started just now, by pool and reason."""

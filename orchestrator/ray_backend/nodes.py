@@ -7,7 +7,8 @@ from dataclasses import replace
 import ray
 
 from orchestrator.cluster.gpu_kinds import kind_named, memory_of_gpus_here
-from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.cluster.node_pool import Resources
+from orchestrator.scheduling.resources import Node
 from orchestrator.storage.json_values import JsonMapping
 
 _KIND_LABEL = "ray.io/accelerator-type"

@@ -12,12 +12,12 @@ from ray.train.backend import Backend, BackendConfig
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from orchestrator.cluster.environment import COMPILED, FOR_WORKERS
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.ray_backend.draining import draining_nodes
 from orchestrator.ray_backend.errors import FailedStageError, cause_of, classify
 from orchestrator.ray_backend.nodes import has_room, only
 from orchestrator.scheduling.ended import Done, Failed
 from orchestrator.scheduling.placement import Start
-from orchestrator.scheduling.resources import Resources
 from orchestrator.stages.carry_out import carry_out
 from orchestrator.stages.context import RunContext
 from orchestrator.storage import run_paths

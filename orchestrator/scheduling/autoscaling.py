@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from orchestrator.cluster.node_pool import NodePool
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
+from orchestrator.cluster.node_pool import NodePool, Resources
+from orchestrator.scheduling.resources import Node, ResourceRequest, node_of
 
 
 def missing_machines(
@@ -60,7 +60,7 @@ def missing_machines(
         return +missing
     for pool, left in _left(without_gpus or pools, num_there + missing):
         number = max(0, min(left, math.ceil(num_cpus / pool.cpus)))
-        missing[node_of(pool).offered] += number
+        missing[pool.offered] += number
         num_cpus -= number * pool.cpus
     return +missing
 
@@ -83,7 +83,7 @@ def _left(pools: Sequence[NodePool], num_there: Counter[Resources]) -> Iterator[
     """Yield the pools, the fastest first, and how many of each can be added; of one size the fastest are there."""
     num_there = num_there.copy()
     for pool in sorted(pools, key=lambda pool: -pool.gpu.speed):
-        offered = node_of(pool).offered
+        offered = pool.offered
         there = min(pool.max_nodes, num_there[offered])
         num_there[offered] -= there
         yield pool, pool.max_nodes - there

@@ -4,10 +4,11 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.scheduling.expectations import Expectations
 from orchestrator.scheduling.rebalancing import Work
 from orchestrator.scheduling.reservations import Reservations
-from orchestrator.scheduling.resources import Node, Processors, ResourceRequest, Resources
+from orchestrator.scheduling.resources import Node, Processors, ResourceRequest
 from orchestrator.scheduling.training_need import Needs
 from orchestrator.workflow.graph import Graph, Stage
 from orchestrator.workflow.keys import StageKey, StageKind

@@ -7,35 +7,10 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from orchestrator.benchmark.costs import pace_of_workers
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import ROUNDING, NodePool, Resources
 
-_ROUNDING = 1e-9
-"""Shares like 0.1 GPU do not add up exactly."""
 _RAY_UNITS = 10_000
 """Ray counts resources in this many parts of one."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Resources:
-    """Processors, of a cluster, a node or one stage."""
-
-    cpus: float
-    gpus: float = 0.0
-
-    def __add__(self, other: "Resources") -> "Resources":
-        return Resources(cpus=self.cpus + other.cpus, gpus=self.gpus + other.gpus)
-
-    def __sub__(self, other: "Resources") -> "Resources":
-        return Resources(cpus=self.cpus - other.cpus, gpus=self.gpus - other.gpus)
-
-    @property
-    def text(self) -> str:
-        """How people are told of them."""
-        return f"{self.cpus:g} CPUs" + (f" and {self.gpus:g} GPUs" if self.gpus else "")
-
-    def fits_in(self, free: "Resources") -> bool:
-        """Whether `free` holds at least this much."""
-        return self.cpus <= free.cpus + _ROUNDING and self.gpus <= free.gpus + _ROUNDING
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +57,7 @@ def node_of(pool: NodePool) -> Node:
     """Return what one machine of a pool is to the schedule, under the name of the pool."""
     return Node(
         id=pool.name,
-        offered=Resources(cpus=pool.cpus, gpus=pool.gpus),
+        offered=pool.offered,
         kind=pool.gpu.name,
         speed=pool.gpu.speed,
         gpu_memory_gib=pool.gpu.memory_gib,
@@ -121,13 +96,13 @@ class ResourceRequest:
         gpus = self.gpus
         if gpus:
             by_memory = self.gpu_memory_gib / node.gpu_memory_gib
-            if by_memory > 1 + _ROUNDING:
+            if by_memory > 1 + ROUNDING:
                 return None
             least = 1.0 if self.num_workers > 1 else gpus
             gpus = max(least, by_memory, self.gpus_of_unknown if math.isinf(node.gpu_memory_gib) else 0.0)
         if 0 < gpus < 1:
             # Rounded down: Ray would round a sixth up, and six of them would no longer fit.
-            gpus = math.floor(_RAY_UNITS / int(1 / gpus + _ROUNDING)) / _RAY_UNITS
+            gpus = math.floor(_RAY_UNITS / int(1 / gpus + ROUNDING)) / _RAY_UNITS
         share = Resources(cpus=self.cpus * self.num_workers, gpus=gpus * self.num_workers)
         return share if share.fits_in(node.offered) else None
 
@@ -325,7 +300,7 @@ class Processors:
             return False
         state = self._states[node_id]
         share, memory_gib = need.share_of(state.node), need.memory_of(state.node)
-        if share is None or not share.fits_in(state.free) or memory_gib > state.free_gib + _ROUNDING:
+        if share is None or not share.fits_in(state.free) or memory_gib > state.free_gib + ROUNDING:
             return False
         if keep_for is None or not keep_for.gpus:
             return True
@@ -334,16 +309,16 @@ class Processors:
             return True
         # Where memory or cores do not suffice for all of its GPUs, nothing is kept for those that stay idle.
         num_taken = round((state.node.offered.gpus - state.free.gpus) / kept.gpus)
-        num_free = int((state.free.gpus + _ROUNDING) / kept.gpus)
+        num_free = int((state.free.gpus + ROUNDING) / kept.gpus)
         num_slots = min(num_free, max(0, keep_for.num_on(state.node) - num_taken))
         left_cpus, left_gib = state.free.cpus - share.cpus, state.free_gib - memory_gib
-        has_cpus = left_cpus + _ROUNDING >= num_slots * kept.cpus
-        return has_cpus and left_gib + _ROUNDING >= num_slots * keep_for.memory_of(state.node)
+        has_cpus = left_cpus + ROUNDING >= num_slots * kept.cpus
+        return has_cpus and left_gib + ROUNDING >= num_slots * keep_for.memory_of(state.node)
 
 
 def _times(share: Resources, offered: Resources) -> int:
     counts = [
-        int((there + _ROUNDING) / part)
+        int((there + ROUNDING) / part)
         for part, there in ((share.cpus, offered.cpus), (share.gpus, offered.gpus))
         if part > 0
     ]

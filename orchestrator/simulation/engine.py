@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.placement import Start
-from orchestrator.scheduling.resources import Node, Resources, node_of
+from orchestrator.scheduling.resources import Node, node_of
 from orchestrator.scheduling.scheduler import RESTART_S, Schedule
 from orchestrator.simulation.queue import Queue
 from orchestrator.workflow.keys import StageKey, StageKind
@@ -203,7 +203,7 @@ class Simulation:
         missing -= Counter(machine.node.offered for machine in self._up.values() if not machine.is_up)
         there = Counter(machine.pool.name for machine in self._up.values())
         for pool in sorted(self.pools, key=lambda pool: -pool.gpu.speed):
-            offered = node_of(pool).offered
+            offered = pool.offered
             for _ in range(min(missing[offered], pool.max_nodes - there[pool.name])):
                 missing[offered] -= 1
                 self._order(pool)

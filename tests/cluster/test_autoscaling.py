@@ -4,10 +4,10 @@ import pytest
 from named_stages import Name
 
 from orchestrator.cluster.gpu_kinds import GpuKind
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import FailureKind
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.resources import Node, ResourceRequest
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
 from orchestrator.workflow.graph import Stage

@@ -16,6 +16,7 @@ from test_kubernetes import BASE
 from orchestrator.cli.status import machine_lines, main
 from orchestrator.cluster.config import OrderedMachine, RunName
 from orchestrator.cluster.kinds.slurm import SlurmCluster
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.driver.event_recorder import EventRecorder
 from orchestrator.driver.lease import Lease
@@ -25,7 +26,7 @@ from orchestrator.events import EventLog, read_events
 from orchestrator.ray_backend.executor import NODES_INTERVAL_S
 from orchestrator.run_all import main as run
 from orchestrator.scheduling.ended import Done
-from orchestrator.scheduling.resources import Node, NodesSeen, ResourceRequest, Resources
+from orchestrator.scheduling.resources import Node, NodesSeen, ResourceRequest
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
 from orchestrator.shipped import shipped_file

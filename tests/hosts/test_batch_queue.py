@@ -6,7 +6,7 @@ import time
 
 import pytest
 from batch_phantoms import end_jobs, played_slurm
-from test_batch_system import BESIDE, pool, start, wait_until, workers_of, write_script
+from test_batch_system import BESIDE, BIG, GPU, pool, start, wait_until, workers_of, write_script
 
 from orchestrator.cluster.batch import starts
 from orchestrator.cluster.batch import workers as batch_workers
@@ -50,7 +50,7 @@ def refusal_of(workers, *, present=()):
 
     def is_told():
         try:
-            workers.ask({(8, 1): 3}, present=dict(present))
+            workers.ask({GPU: 3}, present=dict(present))
         except ClusterError as error:
             found.append(str(error))
         return found
@@ -63,7 +63,7 @@ def test_jobs_that_no_list_shows_are_never_more_than_the_pool_has_and_are_named(
     (jobs / "hidden").touch()
     workers = start(tmp_path)
     try:
-        workers.ask({(8, 1): 3}, present={})
+        workers.ask({GPU: 3}, present={})
         after_looks(looks)
         assert len(list(jobs.glob("*.name"))) == 3
         assert workers.waiting() == {"gpu: submitted, not listed yet": 3}
@@ -79,10 +79,10 @@ def test_a_job_that_ends_before_a_list_shows_it_is_replaced_where_others_are_lis
     monkeypatch.setattr(batch_workers, "UNLISTED_S", 0.1)
     workers = start(tmp_path)
     try:
-        workers.ask({(8, 1): 2}, present={})
+        workers.ask({GPU: 2}, present={})
         wait_until(lambda: workers.waiting() == {"gpu: Resources": 2})
         workers._submitted.add("77", name="run-gpu", number=1, now_s=time.monotonic())
-        workers.ask({(8, 1): 3}, present={})
+        workers.ask({GPU: 3}, present={})
         wait_until((jobs / "77.cancelled").exists)
         wait_until(lambda: workers.waiting() == {"gpu: Resources": 3})
     finally:
@@ -129,9 +129,9 @@ def test_a_run_goes_on_with_the_jobs_that_a_limit_lets_it_have_and_says_so_once(
     (jobs / "limit").write_text("2")
     workers = start(tmp_path)
     try:
-        workers.ask({(8, 1): 3}, present={})
+        workers.ask({GPU: 3}, present={})
         after_looks(looks)
-        workers.ask({(8, 1): 3}, present={})
+        workers.ask({GPU: 3}, present={})
         assert workers.waiting() == {"gpu: Resources": 2}
         assert list(jobs.glob("*.cancelled")) == []
         assert caplog.text.count("QOSMaxSubmitJobPerUserLimit") == 1
@@ -146,9 +146,9 @@ def test_a_pool_that_is_refused_keeps_no_other_from_being_asked(tmp_path, jobs, 
     scripts = {one.name: write_script(tmp_path / f"{one.name}.sh", name=one.name, partition=one.name) for one in pools}
     workers = workers_of(pools, scripts)
     try:
-        workers.ask({(8, 1): 3, (16, 1): 2}, present={})
+        workers.ask({GPU: 3, BIG: 2}, present={})
         after_looks(looks)
-        workers.ask({(8, 1): 3, (16, 1): 2}, present={})
+        workers.ask({GPU: 3, BIG: 2}, present={})
         expected = {"gpu: Resources": num_let_in, "same: Resources": 2, "big: Resources": 2}
         assert workers.waiting() == {name: number for name, number in expected.items() if number}
         assert list(jobs.glob("*.cancelled")) == []
@@ -164,11 +164,11 @@ def test_of_an_array_that_is_refused_a_limit_lets_in_what_it_may(tmp_path, jobs,
     script = write_script(tmp_path / "worker.sh")
     workers = workers_of([pool("gpu", 8)], {"gpu": script}, arrays={"gpu": tmp_path})
     try:
-        workers.ask({(8, 1): 3}, present={})
+        workers.ask({GPU: 3}, present={})
         wait_until(lambda: workers.waiting() == {"gpu: Resources": 3})
-        workers.ask({(8, 1): 8}, present={})
+        workers.ask({GPU: 8}, present={})
         after_looks(looks)
-        workers.ask({(8, 1): 8}, present={})
+        workers.ask({GPU: 8}, present={})
         assert workers.waiting() == {"gpu: Resources": 4}
         assert len(list(jobs.glob("*_?.waits"))) == 3
     finally:
@@ -180,7 +180,7 @@ def test_more_than_an_array_may_hold_are_several(tmp_path, jobs, monkeypatch):
     script, _ = write_script(tmp_path / "worker.sh"), write_script(tmp_path / "2.sh", array=2)
     workers = workers_of([pool("gpu", 5)], {"gpu": script}, arrays={"gpu": tmp_path})
     try:
-        workers.ask({(8, 1): 5}, present={})
+        workers.ask({GPU: 5}, present={})
         wait_until(lambda: workers.waiting() == {"gpu: Resources": 5})
         assert sorted(path.stem for path in jobs.glob("*.waits")) == ["1_1", "1_2", "2_1", "2_2", "3"]
     finally:
@@ -192,7 +192,7 @@ def test_jobs_that_are_suspended_are_among_those_that_wait(tmp_path, jobs):
     (jobs / "suspended").touch()
     workers = start(tmp_path)
     try:
-        workers.ask({(8, 1): 1}, present={})
+        workers.ask({GPU: 1}, present={})
         wait_until(lambda: workers.waiting() == {"gpu: SUSPENDED": 1})
     finally:
         workers.close()
@@ -203,16 +203,16 @@ def test_a_run_goes_on_while_a_controller_that_has_answered_is_away_and_not_for_
 ):
     workers = start(tmp_path)
     try:
-        workers.ask({(8, 1): 3}, present={})
+        workers.ask({GPU: 3}, present={})
         wait_until(lambda: workers.waiting() == {"gpu: Resources": 3})
         (jobs / "away").touch()
         after_looks(looks)
-        workers.ask({(8, 1): 3}, present={})
+        workers.ask({GPU: 3}, present={})
         monkeypatch.setattr(batch_workers, "UNANSWERED_S", 0.1)
         assert "Unable to contact slurm controller" in refusal_of(workers)
         (jobs / "away").unlink()
         after_looks(looks, 2)
-        workers.ask({(8, 1): 3}, present={})
+        workers.ask({GPU: 3}, present={})
     finally:
         workers.close()
 
@@ -235,7 +235,7 @@ def test_jobs_that_end_without_a_machine_are_told_with_their_last_words_and_no_o
     (jobs / "full").unlink()
     workers = start(tmp_path, command="sleep 1; echo No module named ray; exit 1", look_every_s=0.3)
     try:
-        workers.ask({(8, 1): 1}, present={})
+        workers.ask({GPU: 1}, present={})
         wait_until(lambda: "jobs in a row have run and ended without a machine" in caplog.text)
         num_submitted = len(list(jobs.glob("*.name")))
         after_looks(looks, 5)

@@ -3,7 +3,7 @@
 import re
 
 from batch_phantoms import end_jobs, played_slurm
-from test_batch_system import pool, wait_until, workers_of, write_script
+from test_batch_system import GPU, pool, wait_until, workers_of, write_script
 
 from orchestrator.cluster.batch import starts
 from orchestrator.cluster.batch.system import Job
@@ -72,7 +72,7 @@ def test_the_parts_of_an_array_are_told_with_the_last_lines_of_their_logs(tmp_pa
     script, _ = (write_script(tmp_path / "100%j" / f"{n}.sh", command=fails, array=n) for n in (None, 2))
     workers = workers_of([pool("gpu", 2)], {"gpu": script}, arrays={"gpu": script.parent}, look_every_s=0.3)
     try:
-        workers.ask({(8, 1): 2}, present={})
+        workers.ask({GPU: 2}, present={})
         wait_until(lambda: "in a row have run and ended without a machine" in caplog.text)
     finally:
         workers.close()

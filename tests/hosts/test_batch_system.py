@@ -12,10 +12,11 @@ from orchestrator.cluster.batch.starts import Starts
 from orchestrator.cluster.batch.system import Job, load_batch_system
 from orchestrator.cluster.batch.workers import BatchWorkers, Orders, decide
 from orchestrator.cluster.gpu_kinds import kind_named
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.errors import ClusterError, ConfigError
 
 BESIDE = Path("cluster.yaml")
+GPU, BIG = Resources(cpus=8, gpus=1), Resources(cpus=16, gpus=1)
 SLURM = """\
 12_1|PENDING|Priority|orchestrator-ab-gpu
 12_2|RUNNING|None|orchestrator-ab-gpu
@@ -234,7 +235,7 @@ def test_a_log_lies_in_a_folder_of_any_name(tmp_path, monkeypatch):
     folder.mkdir()
     workers = start(folder)
     try:
-        workers.ask({(8, 1): 1}, present={})
+        workers.ask({GPU: 1}, present={})
         wait_until((folder / "log-1.log").exists)
     finally:
         workers.close()
@@ -257,13 +258,13 @@ def jobs_of(name, *, waiting=0, running=0):
     ("missing", "jobs", "present", "submit", "cancel"),
     [
         ({}, {}, {}, {}, ()),
-        ({(8, 1): 3}, {}, {}, {"fast": 2, "slow": 1}, ()),
-        ({(8, 1): 99, (16, 1): 2}, {}, {}, {"fast": 2, "slow": 4, "big": 1}, ()),
+        ({GPU: 3}, {}, {}, {"fast": 2, "slow": 1}, ()),
+        ({GPU: 99, BIG: 2}, {}, {}, {"fast": 2, "slow": 4, "big": 1}, ()),
         # Two are there already, one waits and one has not joined yet: of three that are missing one is to be asked for.
-        ({(8, 1): 3}, {"fast": (0, 2), "slow": (1, 1)}, {(8, 1): 2}, {"slow": 1}, ()),
+        ({GPU: 3}, {"fast": (0, 2), "slow": (1, 1)}, {GPU: 2}, {"slow": 1}, ()),
         # One is missing, three wait: the two that have waited for the least are cancelled, of the slowest first.
-        ({(8, 1): 1}, {"fast": (1, 0), "slow": (2, 0)}, {}, {}, ("slow-w0", "slow-w1")),
-        ({}, {"fast": (0, 2)}, {(8, 1): 1}, {}, ()),
+        ({GPU: 1}, {"fast": (1, 0), "slow": (2, 0)}, {}, {}, ("slow-w0", "slow-w1")),
+        ({}, {"fast": (0, 2)}, {GPU: 1}, {}, ()),
     ],
 )
 def test_the_queue_holds_what_is_missing_and_no_more(missing, jobs, present, submit, cancel):
@@ -273,7 +274,7 @@ def test_the_queue_holds_what_is_missing_and_no_more(missing, jobs, present, sub
 
 def test_what_a_pool_does_not_take_is_for_another_of_its_size():
     found = {"fast": jobs_of("fast", waiting=1)}
-    orders = decide(POOLS, found, missing={(8, 1): 4}, present={}, refused={"fast"})
+    orders = decide(POOLS, found, missing={GPU: 4}, present={}, refused={"fast"})
     assert orders == Orders(submit={"slow": 3}, cancel=())
 
 
@@ -312,13 +313,13 @@ def test_jobs_wait_with_their_reason_and_end_with_the_run(tmp_path, monkeypatch)
     (jobs / "full").touch()
     workers = start(tmp_path)
     try:
-        workers.ask({(8, 1): 2}, present={})
+        workers.ask({GPU: 2}, present={})
         wait_until(lambda: workers.waiting() == {"gpu: Resources": 2})
-        workers.ask({(8, 1): 1}, present={})
+        workers.ask({GPU: 1}, present={})
         wait_until(lambda: workers.waiting() == {"gpu: Resources": 1})
         (jobs / "full").unlink()
         (jobs / "1.waits").unlink()
-        workers.ask({(8, 1): 2}, present={})
+        workers.ask({GPU: 2}, present={})
         # The first has gone: two are missing again.
         wait_until((jobs / "4.pid").exists)
         wait_until(lambda: workers.waiting() == {})
@@ -335,7 +336,7 @@ def test_a_queue_that_takes_nothing_is_told_once_nothing_else_will_come(tmp_path
 
     def is_told():
         try:
-            workers.ask({(8, 1): 1}, present={})
+            workers.ask({GPU: 1}, present={})
         except ClusterError as error:
             refusals.append(str(error))
         return refusals
@@ -349,7 +350,7 @@ def test_the_job_of_the_driver_that_ends_its_machines_is_none_of_them(tmp_path, 
     jobs = played_slurm(tmp_path, monkeypatch)
     workers = start(tmp_path)
     try:
-        workers.ask({(8, 1): 1}, present={})
+        workers.ask({GPU: 1}, present={})
         wait_until((jobs / "1.pid").exists)
         options = f"--job-name=run-driver --output={tmp_path / 'driver.log'}"
         (tmp_path / "driver.sh").write_text(f"#SBATCH {options}\nsleep 60\n")

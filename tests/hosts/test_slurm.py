@@ -15,6 +15,7 @@ from orchestrator.cli.sweep import main as sweep
 from orchestrator.cluster.batch import driver as batch_driver
 from orchestrator.cluster.batch.system import load_batch_system
 from orchestrator.cluster.config import RunName
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
 from orchestrator.events import read_events
@@ -202,7 +203,7 @@ def test_what_is_left_of_a_run_is_cancelled_by_the_same_command(tmp_path, jobs, 
     folder = tmp_path / "shared"
     folder.mkdir()
     workers = config._workers(run, folder)
-    workers.ask({(1, 0): 2}, present={})
+    workers.ask({Resources(cpus=1): 2}, present={})
     wait_until(workers.waiting, limit_s=30)
     # As if the driver had died.
     workers._ended.set()

@@ -15,6 +15,7 @@ from ray.util.placement_group import placement_group
 
 from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.ray_backend import connect, executor
@@ -27,7 +28,7 @@ from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
 from orchestrator.ray_backend.tasks import SubmittedTask, settle_coordinator, submit
 from orchestrator.scheduling.ended import Done, Failed, FailureKind
 from orchestrator.scheduling.placement import Start
-from orchestrator.scheduling.resources import Node, Resources, node_of
+from orchestrator.scheduling.resources import Node, node_of
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKey, StageKind
 
@@ -88,7 +89,7 @@ def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
     found, plain = ExistingCluster(address="auto", may_start=entries).node_pools()
     node = node_of(found)
     assert (node.id, found.max_nodes, node.gpu_memory_gib, node.speed) == ("gpu", 6, 48, 0.8)
-    assert (node_of(plain).offered, plain.max_nodes) == (Resources(cpus=16), 2)
+    assert (plain.offered, plain.max_nodes) == (Resources(cpus=16), 2)
 
 
 def test_after_a_failure_the_machines_are_looked_at_before_anything_else_is_started(monkeypatch):

@@ -9,13 +9,13 @@ from orchestrator.benchmark.presets import find_preset
 from orchestrator.cli.run import main
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.kinds.local import LocalCluster
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.errors import ConfigError, DataError, LostWorkerError
 from orchestrator.ray_backend.errors import FailedStageError, failure_of
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import Failed, FailureKind, kind_of
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
+from orchestrator.scheduling.resources import Node, ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs, idle_gpus, needs_of
 from orchestrator.simulation.engine import Conditions, Simulation

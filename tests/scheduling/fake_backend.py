@@ -1,6 +1,7 @@
 """A cluster on which stages end as a test says, and nothing is carried out."""
 
-from orchestrator.scheduling.resources import Node, Resources
+from orchestrator.cluster.node_pool import Resources
+from orchestrator.scheduling.resources import Node
 
 NODE = Node(id="node", offered=Resources(cpus=4))
 

@@ -10,10 +10,11 @@ from orchestrator.benchmark.definition import Case
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.kinds.local import LocalCluster
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.driver.before_start import NUM_SIZES, tell_sizes, tell_sizes_by_headers
 from orchestrator.driver.request import RunRequest
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.resources import Node, ResourceRequest
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
 from orchestrator.sources import inspect

@@ -3,12 +3,13 @@
 import pytest
 from named_stages import Name
 
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.placement import Start
 from orchestrator.scheduling.rebalancing import lower_bound_s
 from orchestrator.scheduling.remaining_time import estimate_remaining_s
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.scheduling.resources import Node, ResourceRequest
 from orchestrator.scheduling.retries import GiveUp, Retry
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
@@ -22,10 +23,8 @@ ONE_GPU = ResourceRequest(cpus=2, gpus=1)
 def stage(
     stage_id: str, *needs: str, kind: StageKind = StageKind.TRAIN, expected_s: float = 1.0, memory_gib: float = 0.0
 ) -> Stage:
-    products = (f"{stage_id}.out",)
-    return Stage(
-        key=Name(stage_id, kind), dependencies=needs, products=products, expected_s=expected_s, memory_gib=memory_gib
-    )
+    of = {"products": (f"{stage_id}.out",), "expected_s": expected_s, "memory_gib": memory_gib}
+    return Stage(key=Name(stage_id, kind), dependencies=needs, **of)
 
 
 def schedule_of(*stages: Stage, cpus: float = 1, done: set[str] = frozenset(), gpus: float = 0) -> Schedule:

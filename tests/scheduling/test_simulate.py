@@ -15,11 +15,11 @@ from orchestrator.cli.run.simulate import utilisation_chart
 from orchestrator.cli.text import usd_text
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.kinds.local import LocalCluster
-from orchestrator.cluster.node_pool import NodePool, Waiting
+from orchestrator.cluster.node_pool import NodePool, Resources, Waiting
 from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError
-from orchestrator.scheduling.resources import ResourceRequest, Resources, node_of
+from orchestrator.scheduling.resources import ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs
 from orchestrator.simulation.engine import Conditions, Simulation, Trace

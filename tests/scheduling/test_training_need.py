@@ -10,8 +10,8 @@ from named_stages import Name
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cluster.gpu_kinds import GpuKind
 from orchestrator.cluster.kinds.existing import ExistingCluster
-from orchestrator.cluster.node_pool import NodePool
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources, node_of
+from orchestrator.cluster.node_pool import NodePool, Resources
+from orchestrator.scheduling.resources import Node, ResourceRequest, node_of
 from orchestrator.scheduling.scheduler import Schedule
 from orchestrator.scheduling.training_need import Needs, idle_gpus, training_need
 from orchestrator.simulation.engine import Conditions, Simulation

@@ -2,7 +2,8 @@
 
 from test_scheduler import ONE_CPU, schedule_on, stage, start_all, starts
 
-from orchestrator.scheduling.resources import Node, ResourceRequest, Resources
+from orchestrator.cluster.node_pool import Resources
+from orchestrator.scheduling.resources import Node, ResourceRequest
 from orchestrator.workflow.graph import Stage
 from orchestrator.workflow.keys import StageKind
 

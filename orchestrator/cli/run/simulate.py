@@ -12,7 +12,6 @@ from orchestrator.cluster.prices import load_prices
 from orchestrator.configuration import counted
 from orchestrator.driver.request import RunRequest, graph_of
 from orchestrator.progress import duration_text
-from orchestrator.scheduling.resources import node_of
 from orchestrator.shipped import PRICES
 from orchestrator.simulation.engine import Occupation, Trace
 from orchestrator.simulation.fleet import Fleet
@@ -80,7 +79,7 @@ def utilisation_chart(trace: Trace, fleet: Fleet, *, width: int = CHART_WIDTH) -
     """Return one line a kind of machine: how many of its GPUs (or CPUs, where it has none) are taken over time."""
     lines = [f"taken over time, one column is {duration_text(trace.makespan_s / width)}"]
     for pool in fleet.pools:
-        name, offered = pool.name, node_of(pool).offered
+        name, offered = pool.name, pool.offered
         by_gpu, column_s = offered.gpus > 0, trace.makespan_s / width
         taken = [0.0] * width
         for one in trace.occupations:

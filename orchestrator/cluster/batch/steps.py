@@ -4,8 +4,8 @@ import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from orchestrator.cluster.batch.workers import Size
 from orchestrator.cluster.log_lines import last_words
+from orchestrator.cluster.node_pool import Resources
 from orchestrator.errors import ClusterError
 from orchestrator.processes import end_group
 
@@ -27,7 +27,7 @@ class StepWorkers:
         except OSError as error:
             raise ClusterError(f"{' '.join(command)}: could not be started ({error})") from error
 
-    def ask(self, missing: Mapping[Size, int], *, present: Mapping[Size, int]) -> None:
+    def ask(self, missing: Mapping[Resources, int], *, present: Mapping[Resources, int]) -> None:
         """Raise ClusterError if machines are missing and none is left."""
         self._was_there = self._was_there or any(present.values())
         if self._process.poll() is not None and not any(present.values()) and any(missing.values()):

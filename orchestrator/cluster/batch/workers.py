@@ -11,13 +11,11 @@ from pathlib import Path
 from orchestrator.cluster.batch.starts import Starts
 from orchestrator.cluster.batch.submissions import Submissions
 from orchestrator.cluster.batch.system import BatchSystem, Job
-from orchestrator.cluster.node_pool import NodePool
+from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.errors import ClusterError
 
 logger = logging.getLogger(__name__)
 
-Size = tuple[float, float]
-"""CPUs and GPUs of a machine."""
 MAX_ARRAY = 32
 """Most machines that are asked for with one array job."""
 MAX_REFUSALS = 3
@@ -42,8 +40,8 @@ def decide(
     pools: Sequence[NodePool],
     jobs: Mapping[str, Sequence[Job]],
     *,
-    missing: Mapping[Size, int],
-    present: Mapping[Size, int],
+    missing: Mapping[Resources, int],
+    present: Mapping[Resources, int],
     refused: Collection[str] = (),
 ) -> Orders:
     """Return which jobs to submit and to cancel.
@@ -63,9 +61,9 @@ def decide(
     """
     submit: Counter[str] = Counter()
     cancel: list[str] = []
-    for size in dict.fromkeys((pool.cpus, pool.gpus) for pool in pools):
+    for size in dict.fromkeys(pool.offered for pool in pools):
         # Of one size, the fastest first.
-        of_size = sorted((pool for pool in pools if (pool.cpus, pool.gpus) == size), key=lambda pool: -pool.gpu.speed)
+        of_size = sorted((pool for pool in pools if pool.offered == size), key=lambda pool: -pool.gpu.speed)
         to_come = sum(len(jobs.get(pool.name, ())) for pool in of_size) - present.get(size, 0)
         lacking = missing.get(size, 0) - max(0, to_come)
         for pool in of_size:
@@ -118,8 +116,8 @@ class BatchWorkers:
         self._prefix = prefix
         self._look_every_s = look_every_s
         self._lock = threading.Lock()
-        self._missing: dict[Size, int] = {}
-        self._present: dict[Size, int] = {}
+        self._missing: dict[Resources, int] = {}
+        self._present: dict[Resources, int] = {}
         self._waiting: dict[str, int] = {}
         self._submitted = Submissions()
         self._starts = Starts(logs=next(iter(self._scripts.values())).parent)
@@ -132,7 +130,7 @@ class BatchWorkers:
         self._thread = threading.Thread(target=self._keep_up, name="batch-workers", daemon=True)
         self._thread.start()
 
-    def ask(self, missing: Mapping[Size, int], *, present: Mapping[Size, int]) -> None:
+    def ask(self, missing: Mapping[Resources, int], *, present: Mapping[Resources, int]) -> None:
         """Say how many machines of each size are missing now beside those that are there.
 
         Raises

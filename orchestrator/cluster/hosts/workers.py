@@ -9,6 +9,7 @@ from pathlib import Path
 
 from orchestrator.cluster.hosts.facts import HostFacts
 from orchestrator.cluster.log_lines import last_words
+from orchestrator.cluster.node_pool import Resources
 
 logger = logging.getLogger(__name__)
 
@@ -57,7 +58,7 @@ class HostWorkers:
         for thread in self._threads:
             thread.start()
 
-    def ask(self, missing: Mapping[tuple[float, float], int], *, present: Mapping[tuple[float, float], int]) -> None:
+    def ask(self, missing: Mapping[Resources, int], *, present: Mapping[Resources, int]) -> None:
         """Do nothing: all hosts are asked for all the time."""
 
     def waiting(self) -> Mapping[str, int]:
