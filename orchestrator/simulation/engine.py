@@ -3,8 +3,9 @@
 import heapq
 import random
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 
 from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.scheduling.autoscaling import missing_machines
@@ -128,7 +129,7 @@ class Simulation:
     def __post_init__(self) -> None:
         self._random = random.Random(self.conditions.seed)
         self._queue = Queue(self.conditions.seed)
-        self._events: list[tuple[float, int, str, object]] = []
+        self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._num_events = 0
         self._now_s = 0.0
         self._under_way: dict[StageKey, _RunningStage] = {}
@@ -154,8 +155,8 @@ class Simulation:
                 raise RuntimeError("the simulated run waits for something that never comes")
             self._now_s = self._events[0][0]
             while self._events and self._events[0][0] == self._now_s:
-                _, _, kind, payload = heapq.heappop(self._events)
-                getattr(self, f"_on_{kind}")(payload)
+                _, _, happen = heapq.heappop(self._events)
+                happen()
             self._decide()
         for machine in list(self._up.values()):
             self._end_lifetime(machine, end_s=max(self._now_s, machine.start_s))
@@ -172,13 +173,13 @@ class Simulation:
         for key in self.schedule.requests_to_stop(self._now_s):
             self._num_requests += 1
             attempt = self._under_way[key].start.attempt
-            self._push(self._now_s + self.conditions.stop_s, "stopped", (key, attempt))
+            self._push(self._now_s + self.conditions.stop_s, partial(self._on_stopped, key, attempt))
         # A place that was idle may be kept for a training that moves.
         self._start_all()
         wake_s = self.schedule.next_wake_s()
         if self._now_s < wake_s < float("inf") and wake_s != self._wake_s:
             self._wake_s = wake_s
-            self._push(wake_s, "wake", None)
+            self._push(wake_s, self._on_wake)
         self._order_missing()
 
     def _order_missing(self) -> None:
@@ -188,7 +189,7 @@ class Simulation:
         if self._now_s < self._next_ask_s:
             if not self._will_ask:
                 self._will_ask = True
-                self._push(self._next_ask_s, "wake", None)
+                self._push(self._next_ask_s, self._on_wake)
             return
         self._will_ask = False
         self._next_ask_s, self._changes_asked_for = self._now_s + ASK_EVERY_S, changes
@@ -222,35 +223,35 @@ class Simulation:
         left_s = (self._whole_s(stage.key) - stage.expected_core_s - self._done_s.get(stage.key, 0.0)) / speed
         left_s += stage.expected_core_s
         end_s = self._now_s + left_s + (self.conditions.start_training_s if is_training else 0.0)
-        self._push(end_s, "end", (stage.key, start.attempt))
+        self._push(end_s, partial(self._on_end, stage.key, start.attempt))
         if is_training:
             self._report_later(under, end_s=end_s)
 
     def _report_later(self, under: _RunningStage, *, end_s: float) -> None:
         report_s = self._now_s + self.conditions.progress_s
         if report_s < end_s:
-            self._push(report_s, "report", (under.start.stage.key, under.start.attempt, end_s))
+            key, attempt = under.start.stage.key, under.start.attempt
+            self._push(report_s, partial(self._on_report, key, attempt, end_s=end_s))
 
-    def _on_report(self, payload: tuple[StageKey, int, float]) -> None:
-        key, attempt, end_s = payload
+    def _on_report(self, key: StageKey, attempt: int, *, end_s: float) -> None:
         under = self._found(key, attempt)
         if under is None:
             return
         self._tell_progress(under, done_s=self._fitted_s(under, key))
         self._report_later(under, end_s=end_s)
 
-    def _on_end(self, payload: tuple[StageKey, int]) -> None:
-        under = self._found(*payload)
+    def _on_end(self, key: StageKey, attempt: int) -> None:
+        under = self._found(key, attempt)
         if under is not None:
             self._leave(under)
-            self.schedule.finish(payload[0], now_s=self._now_s)
+            self.schedule.finish(key, now_s=self._now_s)
 
-    def _on_stopped(self, payload: tuple[StageKey, int]) -> None:
-        under = self._found(*payload)
+    def _on_stopped(self, key: StageKey, attempt: int) -> None:
+        under = self._found(key, attempt)
         if under is not None:
             self._interrupt(under, loses_s=0.0)
 
-    def _on_wake(self, _: None) -> None:
+    def _on_wake(self) -> None:
         """Time has passed: the schedule is asked after every event anyway."""
 
     def _on_up(self, machine: _Machine) -> None:
@@ -258,12 +259,12 @@ class Simulation:
         machine.is_up = True
         machine.last_used_s = self._now_s
         if self.is_growing:
-            self._push(self._now_s + self.idle_s, "idle", machine)
+            self._push(self._now_s + self.idle_s, partial(self._on_idle, machine))
         if machine.pool.lasts_s < float("inf"):
-            self._push(self._now_s + machine.pool.lasts_s, "limit", machine)
+            self._push(self._now_s + machine.pool.lasts_s, partial(self._on_limit, machine))
         rate = machine.pool.interruptions_per_hour
         if rate:
-            self._push(self._now_s + self._random.expovariate(rate / 3600), "taken", machine)
+            self._push(self._now_s + self._random.expovariate(rate / 3600), partial(self._on_taken, machine))
 
     def _on_taken(self, machine: _Machine) -> None:
         if machine.node.id not in self._up:
@@ -303,7 +304,7 @@ class Simulation:
             return
         end_s = self._idle_since(machine) + self.idle_s
         if end_s > self._now_s:
-            self._push(end_s, "idle", machine)
+            self._push(end_s, partial(self._on_idle, machine))
             return
         self.schedule.remove_node(machine.node.id, now_s=self._now_s)
         self._end_lifetime(machine, end_s=self._now_s)
@@ -343,7 +344,7 @@ class Simulation:
         start_s = self._now_s + (self._queue.one_s(pool) if wait_s is None else wait_s)
         machine = _Machine(pool=pool, node=named, start_s=start_s, last_used_s=start_s)
         self._up[named.id] = machine
-        self._push(start_s + pool.start_s, "up", machine)
+        self._push(start_s + pool.start_s, partial(self._on_up, machine))
 
     def _idle_since(self, machine: _Machine) -> float:
         return self._now_s if self._on_node.get(machine.node.id) else machine.last_used_s
@@ -373,6 +374,6 @@ class Simulation:
     def _whole_s(self, key: StageKey) -> float:
         return self.true_s.get(key, self.schedule.graph[key].expected_s)
 
-    def _push(self, at_s: float, kind: str, payload: object) -> None:
+    def _push(self, at_s: float, happen: Callable[[], None]) -> None:
         self._num_events += 1
-        heapq.heappush(self._events, (at_s, self._num_events, kind, payload))
+        heapq.heappush(self._events, (at_s, self._num_events, happen))
