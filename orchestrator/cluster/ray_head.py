@@ -120,6 +120,11 @@ def serving_head(folder: Path, *, address: str | None) -> Iterator[str]:
             agent.wait()
 
 
+def head_address(folder: Path) -> str:
+    """Return HOST:PORT of the head of a run; raises OSError, ValueError or KeyError as long as none has said it."""
+    return str(json.loads((folder / HEAD_FILE).read_text())["address"])
+
+
 def _write_token(path: Path) -> None:
     """Write a copy of this user's token, or a new one, which only this user can read."""
     path.unlink(missing_ok=True)
@@ -135,7 +140,7 @@ def _wait_for(agent: "subprocess.Popen[bytes]", folder: Path) -> str:
     until_s = time.monotonic() + START_LIMIT_S
     while time.monotonic() < until_s and agent.poll() is None:
         with suppress(OSError, ValueError, KeyError):
-            address = str(json.loads((folder / HEAD_FILE).read_text())["address"])
+            address = head_address(folder)
             host, _, port = address.rpartition(":")
             with socket.create_connection((host, int(port)), timeout=5):
                 return address

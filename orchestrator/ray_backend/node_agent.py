@@ -20,7 +20,7 @@ from pathlib import Path
 
 from orchestrator.cluster.commands import free_port, ray_command
 from orchestrator.cluster.environment import AUTH_TOKEN, FOR_WORKERS, RAY_TEMPORARY, TEMPORARY, use_token
-from orchestrator.cluster.ray_head import HEAD_FILE, JOINED, TOKEN_FILE
+from orchestrator.cluster.ray_head import HEAD_FILE, JOINED, TOKEN_FILE, head_address
 from orchestrator.processes import end_group
 from orchestrator.ray_backend.embedded import (
     LONGEST_SOCKET,
@@ -160,7 +160,7 @@ def _find_head(folder: Path, warned: threading.Event) -> str | None:
     told = "the head of the run is gone: nothing to do"
     while time.monotonic() < until_s and not warned.is_set():
         with suppress(OSError, ValueError, KeyError):
-            address = str(json.loads((folder / HEAD_FILE).read_text())["address"])
+            address = head_address(folder)
             try:
                 if _ask_head(address):
                     return address
