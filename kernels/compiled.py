@@ -71,9 +71,7 @@ class _Cache(FunctionCache):  # type: ignore[misc]
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__(function)
-        self._cache_file = _CacheFile(
-            cache_path=self._cache_path, filename_base=self._impl.filename_base, source_stamp=_digest_of_kernels()
-        )
+        self._cache_file = _CacheFile(self._cache_path, self._impl.filename_base, digest=_digest_of_kernels())
 
 
 class _CacheFile(IndexDataCacheFile):  # type: ignore[misc]
@@ -83,6 +81,11 @@ class _CacheFile(IndexDataCacheFile):  # type: ignore[misc]
     the same number, and the index says that the machine code for one type is that for the other. A process that dies
     between index and file leaves the machine code of an earlier release under a number of this one.
     """
+
+    def __init__(self, cache_path: str, filename_base: str, *, digest: str) -> None:
+        super().__init__(cache_path, filename_base, source_stamp=digest)
+        # Compared before the rest of an index is read, which may name classes that only its release of the kernels has.
+        self._version = f"{numba.__version__} {digest}"
 
     def save(self, key: object, data: object) -> None:
         """Keep what a function was compiled to."""

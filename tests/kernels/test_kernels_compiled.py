@@ -48,6 +48,24 @@ def test_machine_code_on_disk_is_not_used_once_a_function_that_it_calls_has_chan
     assert len([*package.rglob("*.nbc")]) == 2  # what is of no use any more is gone
 
 
+RECORD = "from typing import NamedTuple\n\n\nclass Pair(NamedTuple):\n    one: int\n    other: int\n"
+OF_RECORD = (
+    "from kernels.compiled import compiled\nfrom kernels.room.{} import Pair\n\n\n"
+    "@compiled\ndef added(pair):\n    return pair.one + pair.other\n"
+)
+
+
+def test_machine_code_on_disk_for_a_record_that_has_moved_is_made_anew(package):
+    for name in ("before", "after"):
+        for old in (package / "kernels" / "room").glob("[ab]*.py"):
+            old.unlink()
+        (package / "kernels" / "room" / f"{name}.py").write_text(RECORD)
+        (package / "kernels" / "adder.py").write_text(OF_RECORD.format(name))
+        call = "from kernels.adder import Pair, added; print(added(Pair(1, 2)), sum(added.stats.cache_hits.values()))"
+        assert printed(call, package) == ["3", "0"]
+        assert printed(call, package) == ["3", "1"]
+
+
 # As two processes that find nothing on the disk at the same moment: the first to name a file is the last to write it.
 AT_ONCE = """
 from kernels import compiled
