@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
 from kernels.windows.half_precision import half_order
-from kernels.windows.line_interpolation import Corners, LineTaps, interpolate_class
+from kernels.windows.line_interpolation import Corners, interpolate_class
 from kernels.windows.line_survey import LONGEST_RUN, NO_CLASS, Scratch, is_inside, survey_classes, survey_regions
+from kernels.windows.zoom_taps import Taps
 
 
 @compiled_in_place
@@ -38,7 +39,7 @@ def _decide_class(
     sums: NDArray[np.uint16],
     best: NDArray[np.int16],
     corners: Corners,
-    taps: LineTaps,
+    taps: Taps,
     run: tuple[int, int],
     num_found: int,
     scratch: Scratch,
@@ -71,7 +72,7 @@ def _decide_class(
 def _decide_regions(
     sums: NDArray[np.uint16],
     corners: Corners,
-    taps: LineTaps,
+    taps: Taps,
     run: tuple[int, int],
     region_labels: NDArray[np.int64],
     scratch: Scratch,
@@ -112,7 +113,7 @@ def _label_line(
     sums: NDArray[np.uint16],
     best: NDArray[np.int16],
     corners: Corners,
-    taps: LineTaps,
+    taps: Taps,
     region_labels: NDArray[np.int64],
     num_found: int,
     scratch: Scratch,
@@ -142,7 +143,7 @@ def interpolate_labels(
     sums: NDArray[np.uint16],
     best: NDArray[np.int16],
     places: NDArray[np.int64],
-    taps: tuple[LineTaps, LineTaps, LineTaps],
+    taps: tuple[Taps, Taps, Taps],
     region_labels: NDArray[np.int64],
     scratch: Scratch,
     output: NDArray[np.uint16],
@@ -157,7 +158,7 @@ def interpolate_labels(
         Of `find_best`; not looked at where there are regions.
     places : int64 array, shape (Z, Y)
         Which of the lines is that of a slice and row.
-    taps : tuple of LineTaps
+    taps : tuple of Taps
         Of the slices, rows and columns of the output.
     region_labels : int64 array, shape (regions,)
         The label of each region, later ones over earlier ones; empty where classes exclude each other.

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.windows.interpolated_labels import interpolate_labels
-from kernels.windows.line_interpolation import LineTaps
 from kernels.windows.line_pool import LinePool, Steps
 from kernels.windows.line_survey import find_best, new_scratch
 from kernels.windows.window_sums import add_window, average_lines, finish_lines
@@ -137,15 +136,10 @@ class LabelStream(WindowStream):
             self._sums[0],
             self._best,
             self._lines.places,
-            (line_taps(along_z, slices), line_taps(along_y, rows), line_taps(along_x)),
+            (along_z.part(slices), along_y.part(rows), along_x),
             self._region_labels,
             self._scratch,
             labels,
         )
         self._output[slices, rows] = labels
         self._lines.close_step()
-
-
-def line_taps(taps: Taps, part: slice = slice(None)) -> LineTaps:
-    """Return taps, or a part of them, as kernels take them."""
-    return LineTaps(taps.lower[part], taps.upper[part], taps.lower_weight[part], taps.upper_weight[part])

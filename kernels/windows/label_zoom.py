@@ -11,16 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-from kernels.windows.zoom_taps import linear_taps, nearest_taps
+from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps
 
 
 class _Axis(NamedTuple):
-    """Between which voxels along an axis those of the output lie, how near, and which is the nearest."""
+    """Between which voxels along an axis those of the output lie, and which is the nearest."""
 
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
-    lower_weight: NDArray[np.float64]
-    upper_weight: NDArray[np.float64]
+    taps: Taps
     nearest: NDArray[np.int64]
 
 
@@ -41,18 +38,18 @@ def zoom_labels(labels: NDArray[np.int16], output: NDArray[np.int16], *, keeps_s
         for axis, (num, new) in enumerate(zip(labels.shape, output.shape, strict=True))
     )
     corners, shares = np.empty(8, np.int16), np.empty(8)
+    z_taps = along_z.taps
     for z, made in enumerate(output):
         lower, upper, nearest = (
-            np.ascontiguousarray(labels[indices[z]]) for indices in (along_z.lower, along_z.upper, along_z.nearest)
+            np.ascontiguousarray(labels[indices[z]]) for indices in (z_taps.lower, z_taps.upper, along_z.nearest)
         )
-        weights = along_z.lower_weight[z], along_z.upper_weight[z]
+        weights = z_taps.lower_weight[z], z_taps.upper_weight[z]
         _zoom_slice((lower, upper), nearest, weights, along_y, along_x, corners, shares, made)
 
 
 def _axis(num: int, new: int, *, interpolates: bool) -> _Axis:
     nearest = nearest_taps(num, new)
-    taps = linear_taps(num, new) if interpolates else nearest
-    return _Axis(taps.lower, taps.upper, taps.lower_weight, taps.upper_weight, nearest.lower)
+    return _Axis(linear_taps(num, new) if interpolates else nearest, nearest.lower)
 
 
 @compiled_in_place
@@ -66,13 +63,14 @@ def _zoom_slice(
     shares: NDArray[np.float64],
     output: NDArray[np.int16],
 ) -> None:
+    y_taps, x_taps = along_y.taps, along_x.taps
     for y in range(output.shape[0]):
-        low, high = along_y.lower[y], along_y.upper[y]
+        low, high = y_taps.lower[y], y_taps.upper[y]
         first, second, third, fourth = slices[0][low], slices[0][high], slices[1][low], slices[1][high]
-        y_weights = along_y.lower_weight[y], along_y.upper_weight[y]
+        y_weights = y_taps.lower_weight[y], y_taps.upper_weight[y]
         nearest_row = nearest[along_y.nearest[y]]
         for x in range(output.shape[1]):
-            left, right = along_x.lower[x], along_x.upper[x]
+            left, right = x_taps.lower[x], x_taps.upper[x]
             label = first[left]
             if (
                 (label == first[right])
@@ -85,7 +83,7 @@ def _zoom_slice(
             corners[0], corners[1], corners[2], corners[3] = label, first[right], second[left], second[right]
             corners[4], corners[5], corners[6], corners[7] = third[left], third[right], fourth[left], fourth[right]
             for k in range(8):
-                x_weight = along_x.upper_weight[x] if k % 2 else along_x.lower_weight[x]
+                x_weight = x_taps.upper_weight[x] if k % 2 else x_taps.lower_weight[x]
                 shares[k] = z_weights[k // 4] * y_weights[k // 2 % 2] * x_weight
             output[y, x] = _largest(corners, shares, nearest_row[along_x.nearest[x]])
 

@@ -7,15 +7,7 @@ from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
 from kernels.windows.half_precision import double_to_half, half_to_float
-
-
-class LineTaps(NamedTuple):
-    """Indices and weights of the two voxels from which each one along an axis is interpolated."""
-
-    lower: NDArray[np.int64]
-    upper: NDArray[np.int64]
-    lower_weight: NDArray[np.float64]
-    upper_weight: NDArray[np.float64]
+from kernels.windows.zoom_taps import Taps
 
 
 class Corners(NamedTuple):
@@ -36,7 +28,7 @@ def _multiply(line: NDArray[np.uint16], z_weight: float, y_weight: float, produc
 
 # Places are unsigned, since Numba checks a signed index for being negative at every access.
 @compiled_in_place
-def _add(products: NDArray[np.float64], taps: LineTaps, run: tuple[int, int], totals: NDArray[np.float64]) -> None:
+def _add(products: NDArray[np.float64], taps: Taps, run: tuple[int, int], totals: NDArray[np.float64]) -> None:
     """Add up the products of four lines, two of each at every voxel, one after the other."""
     first, end = run
     start = taps.lower[first]
@@ -61,7 +53,7 @@ def interpolate_class(
     sums: NDArray[np.uint16],
     number: int,
     corners: Corners,
-    taps: LineTaps,
+    taps: Taps,
     run: tuple[int, int],
     memory: tuple[NDArray[np.float64], NDArray[np.float64]],
     values: NDArray[np.uint16],

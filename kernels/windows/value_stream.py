@@ -10,8 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-from kernels.windows.label_stream import StreamGrid, WindowStream, line_taps
-from kernels.windows.line_interpolation import Corners, LineTaps, interpolate_class
+from kernels.windows.label_stream import StreamGrid, WindowStream
+from kernels.windows.line_interpolation import Corners, interpolate_class
+from kernels.windows.zoom_taps import Taps
 
 
 class ValueStream(WindowStream):
@@ -44,8 +45,8 @@ class ValueStream(WindowStream):
             sums,
             (self._lines.places[along_z.lower[z]], self._lines.places[along_z.upper[z]]),
             (float(along_z.lower_weight[z]), float(along_z.upper_weight[z])),
-            line_taps(along_y),
-            line_taps(along_x),
+            along_y,
+            along_x,
             (np.empty((4, sums.shape[2])), np.empty(along_x.lower.size)),
             values,
         )
@@ -57,8 +58,8 @@ def interpolate_values(
     sums: NDArray[np.uint16],
     slices: tuple[NDArray[np.int64], NDArray[np.int64]],
     z_weights: tuple[float, float],
-    y_taps: LineTaps,
-    x_taps: LineTaps,
+    y_taps: Taps,
+    x_taps: Taps,
     memory: tuple[NDArray[np.float64], NDArray[np.float64]],
     output: NDArray[np.uint16],
 ) -> None:
@@ -72,7 +73,7 @@ def interpolate_values(
         Places of the lines of the two slices between which it lies.
     z_weights : tuple of float
         Of the two.
-    y_taps, x_taps : LineTaps
+    y_taps, x_taps : Taps
         Of its lines and columns.
     memory : tuple of float64 array, shapes (4, X) and (x,)
         For one line.

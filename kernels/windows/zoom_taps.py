@@ -1,13 +1,12 @@
 """Between which voxels those of another grid lie, and how near: the numbers of scipy's zoom with `grid_mode`."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 
-@dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class Taps:
+class Taps(NamedTuple):
     """The two voxels along one axis from which each voxel of another grid is interpolated."""
 
     lower: NDArray[np.int64]
@@ -21,12 +20,11 @@ class Taps:
 
     def shifted(self, offset: int) -> "Taps":
         """Return the same taps on a grid that begins `offset` voxels earlier."""
-        return Taps(
-            lower=self.lower + offset,
-            upper=self.upper + offset,
-            lower_weight=self.lower_weight,
-            upper_weight=self.upper_weight,
-        )
+        return self._replace(lower=self.lower + offset, upper=self.upper + offset)
+
+    def part(self, voxels: slice) -> "Taps":
+        """Return the taps of some voxels of the other grid."""
+        return Taps(self.lower[voxels], self.upper[voxels], self.lower_weight[voxels], self.upper_weight[voxels])
 
 
 def same_taps(num: int) -> Taps:
