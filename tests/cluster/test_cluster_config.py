@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 import yaml
 
-from orchestrator.cluster.aws_checks import check_aws, placeholders
-from orchestrator.cluster.aws_pools import describe, head_pool, most_processors, most_workers, worker_pools
+from orchestrator.cluster.aws.checks import check_aws, placeholders
+from orchestrator.cluster.aws.pools import describe, head_pool, most_processors, most_workers, worker_pools
 from orchestrator.cluster.gpu_kinds import GPU_KINDS, kind_of_accelerator, kind_of_instance
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ConfigError

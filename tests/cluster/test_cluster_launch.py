@@ -15,9 +15,9 @@ from moto.server import ThreadedMotoServer
 
 from orchestrator.cli.sweep import main as sweep
 from orchestrator.cluster import environment, jobs
-from orchestrator.cluster import launch as cluster_launch
+from orchestrator.cluster.aws import launch as aws_launch
+from orchestrator.cluster.aws.launch import Launch, check_aws_account, has_head, launch_and_follow
 from orchestrator.cluster.config import Driver, RunName
-from orchestrator.cluster.launch import Launch, check_aws_account, has_head, launch_and_follow
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, ConfigError, StorageError
 from orchestrator.scheduling.resources import node_of
@@ -112,8 +112,8 @@ def test_a_sweep_goes_the_same_way_and_its_own_tables_are_fetched(
     monkeypatch.setattr("orchestrator.cli.sweep.load_space", lambda path: Space(path=path, settings={}))
     monkeypatch.setattr("orchestrator.cli.sweep.first_trials", lambda _: [Trial(number=0, settings=())])
     commands, head = FakeCommands(), FakeJobs()
-    monkeypatch.setattr(cluster_launch, "ShellCommands", lambda: commands)
-    monkeypatch.setattr(cluster_launch, "RayJobs", lambda _: head)
+    monkeypatch.setattr(aws_launch, "ShellCommands", lambda: commands)
+    monkeypatch.setattr(aws_launch, "RayJobs", lambda _: head)
     open_storage(f"{OUTPUT}/sweeps/rates").write_bytes("tables/trials.md", b"| trial |")
     words = ["--only", "T1-infection-fold0", "--preset", "paper", "--name", "rates", "--output", OUTPUT]
     words += ["--cluster", str(filled_in(place)), "--data", "s3://covid-bucket/data", "--space"]
@@ -281,7 +281,7 @@ def test_a_head_that_is_lost_keeps_its_machines(place: Path) -> None:
 
 def test_down_ends_the_machines_of_its_run_alone(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     commands, shown = FakeCommands(), list[str]()
-    monkeypatch.setattr(cluster_launch, "ShellCommands", lambda: commands)
+    monkeypatch.setattr(aws_launch, "ShellCommands", lambda: commands)
     own, other = (RunName(output=output, study="") for output in (f"{OUTPUT}/", "s3://covid-bucket/theirs"))
     for run in (own, other):
         start_head(cluster=f"nnunet-{run.letters}")
@@ -293,7 +293,7 @@ def test_down_ends_the_machines_of_its_run_alone(place: Path, monkeypatch: pytes
 
 
 def test_down_tells_of_machines_of_the_file_that_are_of_no_run(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cluster_launch, "ShellCommands", FakeCommands)
+    monkeypatch.setattr(aws_launch, "ShellCommands", FakeCommands)
     shown = list[str]()
     start_head(cluster="nnunet")
     load_cluster(filled_in(place)).bring_down(RunName(output=OUTPUT, study=""), show=shown.append)

@@ -158,7 +158,7 @@ def test_machines_are_not_started_where_nobody_can_answer(tmp_path, monkeypatch,
     def closed(*_, **__):
         raise EOFError
 
-    monkeypatch.setattr("orchestrator.cluster.launch.launch_and_follow", ask)
+    monkeypatch.setattr("orchestrator.cluster.aws.launch.launch_and_follow", ask)
     monkeypatch.setattr("rich.console.Console.input", closed)
     assert main(["--cluster", str(ROOT / "clusters/aws.yaml"), "--output", "s3://bucket/run"]) == 2
     assert "nobody can answer whether to start machines; expected --yes" in capsys.readouterr().err

@@ -80,7 +80,7 @@ INSTEAD = {"dry_run": _dry_run, "render": _render, "status": _status, "down": _d
 
 def show_what_would_run(request: RunRequest, *, console: Console, problems: Console | None) -> int:
     """Print the trainings, as JSON where problems of the data are printed elsewhere, and check the data."""
-    from orchestrator.cluster.aws_checks import placeholders
+    from orchestrator.cluster.aws.checks import placeholders
     from orchestrator.driver.before_start import check_unchanged, check_workers_asked_for
 
     show_trainings(request, console=console, as_json=problems is not None)

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import ClassVar, Literal
 
-from orchestrator.cluster.aws_checks import check_aws
-from orchestrator.cluster.aws_pools import head_pool, most_workers, priced
+from orchestrator.cluster.aws.checks import check_aws
+from orchestrator.cluster.aws.pools import head_pool, most_workers, priced
 from orchestrator.cluster.config import ClusterConfig, Driver, LaunchOutcome, OrderedMachine, RunName
 from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.node_pool import NO_GPU, NodePool
@@ -82,7 +82,7 @@ class AwsCluster(ClusterConfig):
                 "smoke, whose trainings are for CPU cores"
             )
         # It is not needed to read a file.
-        from orchestrator.cluster.launch import Launch, RayJobs, ShellCommands, launch_and_follow
+        from orchestrator.cluster.aws.launch import Launch, RayJobs, ShellCommands, launch_and_follow
 
         launch = Launch(config=self.of_run(driver.run), driver=driver)
         succeeded = launch_and_follow(launch, confirm=confirm, show=show, commands=ShellCommands(), connect=RayJobs)
@@ -96,7 +96,7 @@ class AwsCluster(ClusterConfig):
 
     def bring_down(self, run: RunName, *, show: Callable[[str], None]) -> None:
         """End the machines of a run."""
-        from orchestrator.cluster.launch import ShellCommands, bring_down, down_command, started_machines
+        from orchestrator.cluster.aws.launch import ShellCommands, bring_down, down_command, started_machines
 
         cluster = self.of_run(run)
         bring_down(cluster, commands=ShellCommands())
@@ -110,7 +110,7 @@ class AwsCluster(ClusterConfig):
 
     def ordered_machines(self, run: RunName) -> Sequence[OrderedMachine]:
         """Return the machines of a run, as their tags tell."""
-        from orchestrator.cluster.launch import started_machines
+        from orchestrator.cluster.aws.launch import started_machines
 
         return started_machines(self.of_run(run))
 

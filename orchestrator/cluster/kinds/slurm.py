@@ -31,10 +31,10 @@ from orchestrator.cluster.config import (
 )
 from orchestrator.cluster.environment import ensure_token, in_home, in_shell
 from orchestrator.cluster.gpu_kinds import kind_named
-from orchestrator.cluster.launch_files import write_yaml
 from orchestrator.cluster.node_pool import NodePool, Waiting
 from orchestrator.cluster.prices import Prices
 from orchestrator.cluster.ray_head import AGENT, in_folder_of_all, private_folder, serving_head
+from orchestrator.cluster.yaml_files import write_yaml
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.storage.json_values import JsonMapping
 

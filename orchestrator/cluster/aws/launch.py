@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from orchestrator.cluster import environment
-from orchestrator.cluster.aws_checks import placeholders
-from orchestrator.cluster.aws_pools import describe
+from orchestrator.cluster.aws.checks import placeholders
+from orchestrator.cluster.aws.launch_files import REMOTE_LAUNCH, REMOTE_PROJECT, LaunchFiles, write_launch_files
+from orchestrator.cluster.aws.pools import describe
 from orchestrator.cluster.commands import ShellCommands, free_port, ray_command
 from orchestrator.cluster.config import Driver, OrderedMachine
 from orchestrator.cluster.jobs import (
@@ -20,7 +21,7 @@ from orchestrator.cluster.jobs import (
     submission_id,
     submit_or_attach,
 )
-from orchestrator.cluster.launch_files import REMOTE_LAUNCH, REMOTE_PROJECT, LaunchFiles, write_launch_files, write_yaml
+from orchestrator.cluster.yaml_files import write_yaml
 from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.shipped import checkout
 from orchestrator.storage import run_paths

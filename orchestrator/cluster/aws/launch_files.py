@@ -1,14 +1,11 @@
 """The files of a launch: Ray's cluster file, and what is mounted on every machine."""
 
 import copy
-import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
+from orchestrator.cluster.yaml_files import write_yaml
 from orchestrator.storage.json_values import JsonMapping
 
 REMOTE_PROJECT = "~/nnunet-orchestrator"
@@ -58,17 +55,6 @@ def write_launch_files(
     content["file_mounts"] = {**content.get("file_mounts", {}), **own}
     write_yaml(files.cluster_file, content)
     return files
-
-
-def write_yaml(path: Path, content: JsonMapping) -> None:
-    """Write a file, whole or not at all."""
-    temporary = path.with_name(f".tmp-{path.name}")
-    # Through JSON: shared parts are written out instead of as YAML references.
-    with temporary.open("w", encoding="utf-8") as file:
-        yaml.safe_dump(json.loads(json.dumps(content)), file, sort_keys=False)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def _private(path: Path) -> Path:
