@@ -9,10 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-from kernels.windows.half_precision import half_order
+from kernels.llvm.half_precision import half_order
+from kernels.resampling.zoom_taps import Taps
 from kernels.windows.line_interpolation import Corners, interpolate_class
 from kernels.windows.line_survey import LONGEST_RUN, NO_CLASS, Scratch, is_inside, survey_classes, survey_regions
-from kernels.windows.zoom_taps import Taps
 
 
 @compiled_in_place

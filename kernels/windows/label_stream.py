@@ -10,11 +10,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from kernels.resampling.zoom_taps import Taps
 from kernels.windows.interpolated_labels import interpolate_labels
 from kernels.windows.line_pool import LinePool, Steps
 from kernels.windows.line_survey import find_best, new_scratch
 from kernels.windows.window_sums import add_window, average_lines, finish_lines
-from kernels.windows.zoom_taps import Taps
 
 MOST_REGIONS = 62
 """Each is a bit of an int64."""

@@ -6,8 +6,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-from kernels.windows.half_precision import double_to_half, half_to_float
-from kernels.windows.zoom_taps import Taps
+from kernels.llvm.half_precision import double_to_half, half_to_float
+from kernels.resampling.zoom_taps import Taps
 
 
 class Corners(NamedTuple):

@@ -6,7 +6,7 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
-from kernels.windows.zoom_taps import Taps
+from kernels.resampling.zoom_taps import Taps
 
 NOWHERE = -1
 

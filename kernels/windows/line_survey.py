@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled, compiled_in_place
-from kernels.windows.half_precision import half_order
+from kernels.llvm.half_precision import half_order
 
 LONGEST_RUN = 64
 """Voxels that are calculated together."""

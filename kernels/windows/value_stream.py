@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
+from kernels.resampling.zoom_taps import Taps
 from kernels.windows.label_stream import StreamGrid, WindowStream
 from kernels.windows.line_interpolation import Corners, interpolate_class
-from kernels.windows.zoom_taps import Taps
 
 
 class ValueStream(WindowStream):

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-from kernels.windows.half_precision import float_to_half, half_to_float, quotient
+from kernels.llvm.half_precision import float_to_half, half_to_float, quotient
 
 CLASSES_AT_A_TIME = 8
 """Whose predictions are read side by side: those of all would come from too many places of the memory."""

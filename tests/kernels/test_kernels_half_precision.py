@@ -4,7 +4,7 @@ import numba
 import numpy as np
 import pytest
 
-from kernels.windows.half_precision import (
+from kernels.llvm.half_precision import (
     double_to_half,
     float_to_half,
     half_order,

@@ -12,9 +12,9 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 )
 from scipy import ndimage
 
+from kernels.resampling.zoom_taps import linear_taps, nearest_taps, same_taps
 from kernels.windows.label_stream import LabelStream, StreamGrid
 from kernels.windows.line_pool import LinePool, Steps
-from kernels.windows.zoom_taps import linear_taps, nearest_taps, same_taps
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -7,7 +7,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from scipy import ndimage
 
 from bench.instruments.stock_models import small_plans, write_image
-from kernels.windows.zeros_around import zeros_around
+from kernels.resampling.zeros_around import zeros_around
 from orchestrator.benchmark.definition import LabelSet, Structure
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.errors import DataError

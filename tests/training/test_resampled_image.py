@@ -9,7 +9,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager
 from skimage.transform import resize
 
 from bench.instruments.stock_models import small_plans
-from kernels.windows.cubic_zoom import zoom_cubic
+from kernels.resampling.cubic_zoom import zoom_cubic
 from orchestrator.training.nnunet import resampled_image
 from orchestrator.training.nnunet.resampled_image import resample_image, resample_labels
 

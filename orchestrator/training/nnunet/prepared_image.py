@@ -11,7 +11,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from numpy.typing import NDArray
 
-from kernels.windows.zeros_around import zeros_around
+from kernels.resampling.zeros_around import zeros_around
 from orchestrator.errors import DataError
 from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.environment import prints_to_log, read_with_nnunet

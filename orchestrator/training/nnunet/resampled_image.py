@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 from skimage.transform import resize
 
-from kernels.windows.cubic_zoom import zoom_cubic, zoom_cubic_slice
-from kernels.windows.label_zoom import zoom_labels
-from kernels.windows.zoom_taps import nearest_taps
+from kernels.resampling.cubic_zoom import zoom_cubic, zoom_cubic_slice
+from kernels.resampling.label_zoom import zoom_labels
+from kernels.resampling.zoom_taps import nearest_taps
 
 _USUAL = {
     "data": {"is_seg": False, "order": 3, "order_z": 0},

@@ -22,10 +22,10 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from numpy.typing import NDArray
 from skimage.transform import resize
 
+from kernels.resampling.zoom_taps import Taps, linear_taps, nearest_taps, same_taps
 from kernels.windows.label_stream import MOST_REGIONS, LabelStream, StreamGrid, WindowStream
 from kernels.windows.line_pool import Steps
 from kernels.windows.value_stream import ValueStream
-from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps, same_taps
 from orchestrator.errors import TrainingError
 from orchestrator.patches.layout import Properties
 from orchestrator.training.nnunet.prepared_image import PreparedImage

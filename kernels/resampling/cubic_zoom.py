@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-from kernels.windows.spline_filter import MARGIN, backward_slices, filter_slice
+from kernels.resampling.spline_filter import MARGIN, backward_slices, filter_slice
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from kernels.compiled import compiled_in_place
-from kernels.windows.zoom_taps import Taps, linear_taps, nearest_taps
+from kernels.resampling.zoom_taps import Taps, linear_taps, nearest_taps
 
 
 class _Axis(NamedTuple):
