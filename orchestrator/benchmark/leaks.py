@@ -36,21 +36,21 @@ class PatientLeak:
     def line(self) -> str:
         """All of it in one sentence."""
         if self.is_one_image:
-            return f"{self.test_case.id} is trained on and tested in {', '.join(self.training_ids)}. {_KEPT}"
+            return f"{self.test_case.id} is trained on and scored in {', '.join(self.training_ids)}. {_KEPT}"
         if self.likeness is None:
             return (
                 f"{self.train_case.name} and {self.test_case.name} are scans of one patient: the first is trained on "
-                f"and the second tested in {', '.join(self.training_ids)}. {_KEPT}"
+                f"and the second scored in {', '.join(self.training_ids)}. {_KEPT}"
             )
         return (
             f"{self.train_case.id} and {self.test_case.id} show the same image, or one patient in the same place, as "
             f"their voxels tell (details agree by {self.likeness:.2f} of 1): the first is trained on and the second "
-            f"tested in {', '.join(self.training_ids)}. Nothing was left out for that."
+            f"scored in {', '.join(self.training_ids)}. Nothing was left out for that."
         )
 
 
 class CaseUses:
-    """Which trainings train on a case, and which test on it: thousands of trainings are gone through once."""
+    """Which trainings train on a case, and which score it: thousands of trainings are gone through once."""
 
     def __init__(self, trainings: Iterable[Training]) -> None:
         self._trained: dict[Case, list[str]] = {}
@@ -73,7 +73,7 @@ def leak_lines(leaks: Sequence[PatientLeak], *, most: int | None = NUM_LINES) ->
     yield from (leak.line for leak in leaks if leak.likeness is None and not leak.is_one_image)
     same, alike = ([leak for leak in leaks if leak.is_one_image], [leak for leak in leaks if leak.likeness is not None])
     for found, words in (
-        (same, "cases are trained on and tested"),
+        (same, "cases are trained on and scored"),
         (alike, "pairs of images on both sides show the same"),
     ):
         yield from first_lines([leak.line for leak in found], most=most, words=words)

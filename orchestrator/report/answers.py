@@ -10,7 +10,7 @@ from orchestrator.benchmark.tables import ComparisonSpec, compared_groups
 from orchestrator.report.texts.numbers import points, span
 from orchestrator.results.records import ScoreStatus
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES, PairedComparison, compare_paired, corrected_by_holm
-from orchestrator.statistics.intervals import ALPHA
+from orchestrator.statistics.intervals import ALPHA, cut_difference
 from orchestrator.statistics.mixed import Crossed, MixedModel, mixed_model
 from orchestrator.statistics.sequential import Crossing
 from orchestrator.workflow.looks import DifferenceKey
@@ -125,11 +125,18 @@ class Answer:
 
     @property
     def _untested(self) -> str:
-        """Why some differences have no test, where any has none."""
+        """Why some differences have no test, or no interval, where any has none."""
         without = [one.result.difference.num_clusters for one in self.differences if math.isnan(one.result.p)]
         num_few = sum(num < FEWEST_DIFFERENCES for num in without)
-        reasons = ((num_few, "too few patients"), (len(without) - num_few, "no difference in any patient"))
-        return "".join(f", {num} of them for want of a test: {reason}" for num, reason in reasons if num)
+        num_alike = sum(
+            not (math.isnan(one.result.p) or one.result.difference.has_interval) for one in self.differences
+        )
+        reasons = (
+            (num_few, "a test: too few patients"),
+            (len(without) - num_few, "a test: no difference in any patient"),
+            (num_alike, "an interval: the same difference in all patients"),
+        )
+        return "".join(f", {num} of them for want of {reason}" for num, reason in reasons if num)
 
     @property
     def _powerless(self) -> str:
@@ -286,6 +293,7 @@ def _differences(
             if not both.any():
                 continue
             result = compare_paired((other - one)[both].tolist(), part["patient"][both].tolist())
+            result = replace(result, difference=cut_difference(result.difference))
             found.append(
                 Difference(
                     key=DifferenceKey(
@@ -317,7 +325,7 @@ def _model(part: "pd.DataFrame | None", *, metric: str, by: tuple[str, ...]) -> 
         folds=scored["fold"].tolist(),
         trainings=list(zip(*(scored[name] for name in by), strict=True)),
     )
-    return mixed_model(crossed) if crossed.can_be_modelled else None
+    return cut_difference(mixed_model(crossed)) if crossed.can_be_modelled else None
 
 
 def paired_by(baseline: Training, against: Training, *, with_seeds: bool = False) -> tuple[str, ...]:

@@ -74,7 +74,7 @@ def make_page(
     done = len(origins)
     return Page(
         title=study.title,
-        state=_state(done, reported, num_failures=len(failures)),
+        state=_state(done, reported, num_failures=len(failures)) + _without_scores(rows),
         notes=(*_notes_of_submissions(methods_submitted), *_notes_of_run(reported), *of_folds),
         location=location,
         set_titles=layout.set_titles,
@@ -147,6 +147,12 @@ def _state(done: int, reported: Reported, *, num_failures: int) -> str:
     failed = f"; {num_failures} stages failed" if num_failures else ""
     needless = f"; {len(left_out)} are not needed any more" if left_out else ""
     return f"Not whole: {done} of {asked_for} trainings have scores{failed}{needless}. What is shown is of these."
+
+
+def _without_scores(rows: "pd.DataFrame") -> str:
+    """Return how many trainings have been scored and have a score of no case; nothing for none."""
+    num = int(rows["dsc"].isna().groupby(rows["training_id"]).all().sum()) if len(rows) else 0
+    return f" {num} of them have a number for no case: each is without a prediction, or empty in both." if num else ""
 
 
 def _beside_published(

@@ -10,7 +10,7 @@ from orchestrator.benchmark.leaks import PatientLeak
 from orchestrator.benchmark.tables import TableLayout
 from orchestrator.report.answers import METRICS
 from orchestrator.report.overview import OverviewRow, overview
-from orchestrator.statistics.intervals import MeanWithInterval, difference_of_means
+from orchestrator.statistics.intervals import MeanWithInterval, cut_difference, difference_of_means
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -141,5 +141,5 @@ def _gaps(rows: "pd.DataFrame", *, baseline: str, against: str, group: str) -> I
                 against_mean=float(sides[1][metric].mean()),
                 num_baseline=sides[0]["patient"].nunique(),
                 num_against=sides[1]["patient"].nunique(),
-                difference=difference_of_means(first, second),
+                difference=cut_difference(difference_of_means(first, second)),
             )

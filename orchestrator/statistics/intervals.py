@@ -2,10 +2,14 @@
 
 import math
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from orchestrator.statistics.mixed import MixedModel
 
 CONFIDENCE = 0.95
 ALPHA = 0.05
@@ -20,6 +24,9 @@ _ROUNDING = 1e-12
 """Up to which an error is none: what is left of it in sums of equal scores."""
 _MOST_NUMBERS = 4_000_000
 """Of one block of resamples: 32 MB."""
+
+
+Found = TypeVar("Found", "MeanWithInterval", "MixedModel")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -78,6 +85,12 @@ def mean_with_interval(
         low, high = _studentised(sums, sizes, seed=seed)
         low, high = (float(end) for end in np.clip((low, high), *limits))
     return MeanWithInterval(mean=mean, low=low, high=high, num_cases=numbers.size, num_clusters=sums.size)
+
+
+def cut_difference(found: Found) -> Found:
+    """Return a difference of shares, none of which is beyond -1 and 1, with its interval cut there."""
+    low, high = (float(end) for end in np.clip((found.low, found.high), -1.0, 1.0))
+    return replace(found, low=low, high=high)
 
 
 def difference_of_means(

@@ -11,6 +11,7 @@ from scipy.stats import wilcoxon
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.tables import compared_groups, load_tables
+from orchestrator.report import answers
 from orchestrator.report.answers import answer, paired_scores
 from orchestrator.report.content import make_page
 from orchestrator.report.page import to_html, to_markdown
@@ -22,7 +23,7 @@ from orchestrator.report.texts.numbers import points, with_interval
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
 from orchestrator.statistics.comparison import compare_paired, corrected_by_holm
-from orchestrator.statistics.intervals import MeanWithInterval
+from orchestrator.statistics.intervals import MeanWithInterval, cut_difference
 from orchestrator.statistics.mixed import MixedModel
 
 
@@ -116,14 +117,33 @@ def test_the_sentence_says_why_a_difference_has_no_test_and_calls_a_set_by_its_t
         return replace(first, result=compare_paired(values, range(len(values))))
 
     few, equal = without_test([0.1, 0.2]), without_test([0.0] * PATIENTS)
+    alike = without_test([-0.1] * PATIENTS)
     for added, said in (
         ([few], ", 1 of them for want of a test: too few patients."),
         ([equal], ", 1 of them for want of a test: no difference in any patient."),
+        ([alike], ", 1 of them for want of an interval: the same difference in all patients."),
         ([few, equal, equal], "test: too few patients, 2 of them for want of a test: no difference in any patient."),
     ):
         text = replace(found, differences=(*others, *added), set_titles={"val": "validation"}).sentence
         assert said in text
         assert " of organ (validation), " in text
+
+
+def test_no_interval_of_a_difference_is_beyond_what_a_difference_of_shares_can_be(three_models, monkeypatch):
+    """Of ten patients three are lost, which a resample makes of nearly all."""
+    far = compare_paired([-0.98, -0.97, -0.95, *[0.0] * 7], range(10))
+    assert far.difference.low < -1
+    monkeypatch.setattr(answers, "compare_paired", lambda *_: far)
+    assert {one.result.difference.low for one in answered(three_models).differences} == {-1.0}
+    model = MixedModel(num_patients=9, num_folds=3, num_trainings=3, num_differences=27, problem="", low=-0.2, high=1.1)
+    assert (cut_difference(model).low, cut_difference(model).high) == (-0.2, 1.0)
+
+
+def test_a_training_of_which_no_case_has_a_score_is_not_called_whole_without_a_word(three_models):
+    lost = page_of(three_models, changed=lambda row: missing(row) if row.group == "organ" else row)
+    assert "for no case" not in page_of(three_models).state
+    num = len({row.training_id for row in three_models[2] if row.group == "organ"})
+    assert f"{num} of them have a number for no case" in lost.state
 
 
 def test_what_becomes_of_shown_differences_is_told_only_where_there_are_any(three_models):

@@ -48,7 +48,7 @@ def test_dry_run_shows_a_table_and_names_the_trainings_with_a_patient_in_two_set
     assert "5 trainings" in out
     notes = [line.split("scans of one patient: ")[1] for line in out.splitlines() if line.startswith("note: ")]
     kept = "The splits of the study are kept."
-    assert notes == [f"the first is trained on and the second tested in T1-lung-fold{fold}. {kept}" for fold in (2, 4)]
+    assert notes == [f"the first is trained on and the second scored in T1-lung-fold{fold}. {kept}" for fold in (2, 4)]
 
 
 def test_dry_run_on_data_shows_what_a_run_would_refuse_and_makes_no_output(capsys, tmp_path):

@@ -14,6 +14,7 @@ from bench.report.scores import drawn_rows
 from orchestrator.api import load_study, make_request, plan_comparison
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.cli.console import consoles
+from orchestrator.cli.results import plan_comparison as plan_comparison_command
 from orchestrator.cli.results.plan_comparison import _show, build_parser, main
 from orchestrator.driver.claim import claim_output
 from orchestrator.driver.request import identity_of
@@ -273,13 +274,21 @@ def test_runs_of_several_seeds_are_more_trainings(runs):
     assert np.mean(found) == pytest.approx(0.03 * math.sqrt(2), rel=0.5)
 
 
+def test_a_rate_that_is_as_it_should_be_is_not_called_another(runs, capsys, monkeypatch):
+    monkeypatch.setattr(plan_comparison_command, "false_positives", lambda *_, **__: 0.0512)
+    assert main(["--output", str(runs[0]), "--smallest", "0.05"]) == 0
+    shown = capsys.readouterr().out
+    assert "different in 5% of such comparisons, as it should: trainings hardly differ here" in shown
+    assert "and not in" not in shown
+
+
 def test_the_command_prints_what_is_known_and_what_would_be_enough(runs, capsys):
     words = [word for run in runs for word in ("--output", str(run))]
     assert main([*words, "--smallest", "0.05", "--usd-per-hour", "2", "--metric", "nsd"]) == 0
     shown = capsys.readouterr().out
     assert "T3-infection-structseg against T1-infection, infection, test-mosmed" in shown
     assert "10 pairs of trainings" in shown
-    assert "would call equal methods different in" in shown
+    assert "of such comparisons, and not in 5%, since other trainings would differ otherwise" in shown
     assert "USD" in shown
     assert "DSC" not in shown
     assert main([*words, "--smallest", "2"]) == 2

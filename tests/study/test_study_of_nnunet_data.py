@@ -126,8 +126,8 @@ def test_images_that_are_trained_on_and_tested_are_reported(tmp_path: Path, val:
         training.id for training in trainings for _ in training.val
     )
     lines = list(leak_lines(leaks))
-    assert lines[0].startswith(f"{leaks[0].test_case.id} is trained on and tested in t-fold")
-    assert lines[-1] == "1 further cases are trained on and tested."
+    assert lines[0].startswith(f"{leaks[0].test_case.id} is trained on and scored in t-fold")
+    assert lines[-1] == "1 further cases are trained on and scored."
     apart = load(tmp_path, TWICE % ("a/other-folds", val))
     assert apart.patient_leaks(apart.trainings(preset=PAPER)) == ()
 

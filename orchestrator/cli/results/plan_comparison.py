@@ -123,10 +123,11 @@ def _description(plan: PlannedComparison, options: argparse.Namespace) -> Iterat
         )
     design = Design(num_patients=found.num_patients, num_trainings=found.num_trainings)
     rate = false_positives(design, found, alpha=options.alpha)
-    yield (
-        f"  a test over patients alone would call equal methods different in {rate:.0%} of such comparisons, and not "
-        f"in {options.alpha:.0%}, since other trainings would differ otherwise"
-    )
+    told = f"  a test over patients alone would call equal methods different in {rate:.0%} of such comparisons"
+    if f"{rate:.0%}" == f"{options.alpha:.0%}":
+        yield f"{told}, as it should: trainings hardly differ here"
+    else:
+        yield f"{told}, and not in {options.alpha:.0%}, since other trainings would differ otherwise"
 
 
 def _rows(plan: PlannedComparison, options: argparse.Namespace) -> Iterator[list[str]]:
