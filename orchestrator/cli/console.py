@@ -26,6 +26,8 @@ class _GoingOn:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
+        self.is_cut = False
+        """Whether a reader who is still there, such as a file, lacks some of it."""
 
     def write(self, text: str) -> int:
         """Write what can be written."""
@@ -49,7 +51,10 @@ class _GoingOn:
         nowhere = os.open(os.devnull, os.O_WRONLY)
         os.dup2(nowhere, self._stream.fileno())
         os.close(nowhere)
-        if error.errno != errno.EPIPE and self._stream is not sys.stderr:
+        if error.errno == errno.EPIPE:
+            return
+        self.is_cut = True
+        if self._stream is not sys.stderr:
             with suppress(OSError):
                 print(f"{self._stream.name}: {error.strerror}; the rest is not shown", file=sys.stderr)  # noqa: T201
 
@@ -139,12 +144,13 @@ def run_command(
 ) -> int:
     """Do the work of a command; returns its exit code, with one line for an error of ours or Ctrl-C.
 
-    The work is given the options and the consoles on the standard output and on that of errors.
+    The work is given the options and the consoles on the standard output and on that of errors. What is done is not
+    done where its output could not be written: a script would take half a file for a whole one.
     """
     console, errors = consoles()
     options = parse(parser, arguments)
     try:
-        return work(options, console, errors)
+        exit_code = work(options, console, errors)
     except bad_input as error:
         say(f"error: {error}", console=errors)
         return EXIT_USAGE
@@ -154,6 +160,8 @@ def run_command(
     except KeyboardInterrupt:
         say(interrupted, console=errors)
         return EXIT_INTERRUPTED
+    is_cut = isinstance(console.file, _GoingOn) and console.file.is_cut
+    return EXIT_NOT_DONE if exit_code == EXIT_DONE and is_cut else exit_code
 
 
 def say(line: str, *, console: Console) -> None:

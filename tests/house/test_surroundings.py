@@ -43,6 +43,19 @@ def test_a_closed_stream_leads_nowhere_and_ends_nothing(closed):
     assert ("T1-lung-fold0" in ran.stdout) == (">&-" not in closed.split())
 
 
+def test_a_command_whose_output_cannot_be_written_has_not_succeeded():
+    ran = shell(f"{DRY_RUN} --json > /dev/full")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "<stdout>: No space left on device; the rest is not shown\n"
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure():
+    # The reader is gone before anything is written.
+    command = DRY_RUN.removeprefix("exec ")
+    ran = shell(f"{{ sleep 1; {command}; echo $? >&2; }} | true")
+    assert (ran.returncode, ran.stderr) == (0, "0\n")
+
+
 def test_a_terminal_that_does_not_know_its_size_is_written_to():
     ran = shell(DRY_RUN, COLUMNS="0", LINES="0")
     assert (ran.returncode, ran.stderr) == (0, "")
