@@ -205,12 +205,17 @@ def _copies(
 
 
 def with_survey(finding: Finding, *, describer: Describer) -> Finding:
-    """Return a finding with what the names of the files of a raw data set have shown beside it."""
+    """Return a finding with what the names of the files of a raw data set have shown beside it.
+
+    A file that is not there is told of once, by what its name has shown: the case that lacks it says no more.
+    """
     folder = Path(finding.download).name
     seen = [survey.cases for survey in describer.surveys.values() if survey.folder == folder]
     problems = [problem for cases in seen for problem in cases.problems]
     notes = [note for cases in seen for note in cases.notes]
-    return replace(finding, problems=(*problems, *finding.problems), notes=(*notes, *finding.notes))
+    told = {Path(problem.path) for problem in problems}
+    own = (one for one in finding.problems if Path(one.path) not in told or Path(one.path).exists())
+    return replace(finding, problems=(*problems, *own), notes=(*notes, *finding.notes))
 
 
 def show_text(findings: Sequence[Finding], *, is_quick: bool, console: Console) -> None:

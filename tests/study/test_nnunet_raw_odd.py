@@ -88,3 +88,20 @@ def test_the_spacing_beside_a_stack_is_not_said_to_be_left_unread(tmp_path):
     (tmp_path / folder / "imagesTr" / "other.json").touch()
     (note,) = survey(str(tmp_path), folder).cases.notes
     assert note.endswith("files of another ending than .tiff are not read: 1 .json")
+
+
+@pytest.mark.parametrize("name", ["imagesTr/b-2_0000", "imagesTr/b-2_0001", "labelsTr/b-2"])
+def test_the_doctor_tells_once_of_a_file_that_was_not_fetched_and_advises_to_fetch_it(tmp_path, name):
+    root = write_dataset(tmp_path, shape=(4, 24, 20))
+    link = root / f"{name}.nii.gz"
+    link.unlink()
+    link.symlink_to("../.git/annex/x")
+    describer = Describer(str(tmp_path), is_strict=False)
+    describer(root.name)
+    request = CaseRequest(dataset=dataset_of(), case_name="b-2", label_sets=("things",))
+    (seen,) = inspect_downloads([request], downloads=tmp_path, thorough=False).problems
+    assert "git annex get" in seen.advice
+    finding = doctor.Finding(dataset="things", download=str(root), num_cases=1, problems=(seen,), warnings=(), notes=())
+    (told,) = doctor.with_survey(finding, describer=describer).problems
+    assert told.path == str(link)
+    assert "git annex get" in told.advice

@@ -14,6 +14,8 @@ from orchestrator.sources.nnunet_raw.description import Description
 
 TRAINING, TESTING = ("imagesTr", "labelsTr"), ("imagesTs", "labelsTs")
 """Folders of images and label maps."""
+FETCH = "Fetch it (with `git annex get` or `dvc pull`, perhaps), or leave the case out of the folder."
+"""What to do about a link that leads nowhere."""
 _CHANNEL = re.compile(r"(?P<case>.+)_(?P<channel>\d{4})")
 
 
@@ -119,8 +121,8 @@ class _Finder:
         """Whether none of the files of a case is a link that leads nowhere; a problem for each that is."""
         missing = [name for name in names if name in self._links_to_nothing]
         for name in missing:
-            advice = "Fetch it (with `git annex get` or `dvc pull`, perhaps), or leave the case out of the folder."
-            self._problem(name, found=self._links_to_nothing[name], expected="a file or a link to one", advice=advice)
+            found = self._links_to_nothing[name]
+            self._problem(name, found=found, expected="a file or a link to one", advice=FETCH)
         return not missing
 
     def _of(self, images: str, labels: str, *, needs_labels: bool) -> list[str]:

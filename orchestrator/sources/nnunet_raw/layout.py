@@ -19,12 +19,12 @@ from orchestrator.images.geometry import Geometry, axis_order, check_same_geomet
 from orchestrator.images.image_file import ImageFile, LoadedFile, digest_of
 from orchestrator.images.label_maps import mask_values
 from orchestrator.images.problem import SourceError
-from orchestrator.images.source_file import SourceFile, what_is_instead
+from orchestrator.images.source_file import SourceFile, leads_nowhere, what_is_instead
 from orchestrator.images.volume import LoadedVolume, Volume
 from orchestrator.sources.intensity import Intensities
 from orchestrator.sources.labels import LabelRule
 from orchestrator.sources.layout import Layout
-from orchestrator.sources.nnunet_raw.files import TESTING, TRAINING
+from orchestrator.sources.nnunet_raw.files import FETCH, TESTING, TRAINING
 from orchestrator.sources.nnunet_raw.survey import DESCRIPTION, find_folder, read_description
 from orchestrator.sources.plausibility import VOXEL_MM
 from orchestrator.storage.filesystem import open_storage
@@ -245,7 +245,7 @@ class NnunetRaw(Layout):
             path,
             found=what_is_instead(path) if path.is_symlink() else f"no such file beside {listing(near)}",
             expected=what,
-            advice="Add it, or leave out the case.",
+            advice=FETCH if leads_nowhere(path) else "Add it, or leave out the case.",
         )
 
 
