@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from orchestrator.cluster.node_pool import Resources
 from orchestrator.scheduling.expectations import Expectations
-from orchestrator.scheduling.rebalancing import Work
+from orchestrator.scheduling.rebalancing import OpenTraining
 from orchestrator.scheduling.reservations import Reservations
 from orchestrator.scheduling.resources import Node, Processors, ResourceRequest
 from orchestrator.scheduling.training_need import Needs
@@ -221,26 +221,26 @@ class Situation:
     margin: Callable[[StageKey], float]
     """By which share it may turn out to be longer."""
 
-    def works(self, keys: Iterable[StageKey]) -> list[Work]:
+    def open_trainings(self, keys: Iterable[StageKey]) -> list[OpenTraining]:
         """Return trainings that are not done as rebalancing sees them; their slots are indices of `slots`."""
         free_of: dict[str, list[int]] = {}
         for index, node_id in enumerate(self.slots):
             free_of.setdefault(node_id, []).append(index)
-        return [self._work(key, free_of) for key in keys]
+        return [self._open_training(key, free_of) for key in keys]
 
-    def _work(self, key: StageKey, free_of: Mapping[str, list[int]]) -> Work:
+    def _open_training(self, key: StageKey, free_of: Mapping[str, list[int]]) -> OpenTraining:
         """Return one training; its slot is taken from those that are free."""
-        attempt, held = self.running.get(key), self.reservations.node_of(key)
+        attempt, kept = self.running.get(key), self.reservations.node_of(key)
         is_stopping = key in self.reservations.stopping
         is_leaving = attempt is None or (is_stopping and self.reservations.is_awaited(attempt.node))
-        where = held or (attempt.node if attempt and not is_leaving else None)
+        where = kept or (attempt.node if attempt and not is_leaving else None)
         there = free_of.get(where, []) if where else []
         left_s = self.remaining_s(key)
-        return Work(
+        return OpenTraining(
             id=key,
             remaining_s=left_s,
             margin_s=0.0 if attempt else left_s * self.margin(key),
             slot=there.pop() if there else None,
-            can_start=self.can_start(key) and held is None,
-            can_stop=attempt is not None and self.is_settled(attempt) and not is_stopping and held is None,
+            can_start=self.can_start(key) and kept is None,
+            can_stop=attempt is not None and self.is_settled(attempt) and not is_stopping and kept is None,
         )

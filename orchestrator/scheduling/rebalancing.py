@@ -22,7 +22,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Work:
+class OpenTraining:
     """A training that is not done."""
 
     id: StageKey
@@ -75,28 +75,28 @@ def lower_bound_s(remaining_s: Sequence[float] | Floats, speeds: Sequence[float]
     return float(max(by_longest.max(), longest.sum() / fastest[-1]))
 
 
-def rebalance(works: Sequence[Work], speeds: Sequence[float], *, min_gain_s: float) -> Rebalance:
+def rebalance(trainings: Sequence[OpenTraining], speeds: Sequence[float], *, min_gain_s: float) -> Rebalance:
     """Return which trainings must move now so that the least makespan can still be reached.
 
     Parameters
     ----------
-    works
+    trainings
         All trainings that are not done, those that wait included.
     speeds
         Of each slot.
     min_gain_s
         A training is preempted only for one that needs this much longer.
     """
-    if not works or not speeds:
+    if not trainings or not speeds:
         return Rebalance(moves=(), next_look_s=float("inf"))
     speed_of = np.asarray(speeds, dtype=np.float64)
-    remaining = np.array([work.remaining_s for work in works])
+    remaining = np.array([training.remaining_s for training in trainings])
     bound_s = lower_bound_s(remaining, speed_of)
-    if _last_end_s(works, speed_of, bound_s=bound_s) <= min_gain_s:
+    if _last_end_s(trainings, speed_of, bound_s=bound_s) <= min_gain_s:
         return Rebalance(moves=(), next_look_s=float("inf"))
-    margins = np.array([work.margin_s for work in works])
-    now_speed = np.array([0.0 if work.slot is None else speed_of[work.slot] for work in works])
-    fastest = np.cumsum(np.sort(speed_of)[::-1])[: len(works)]
+    margins = np.array([training.margin_s for training in trainings])
+    now_speed = np.array([0.0 if training.slot is None else speed_of[training.slot] for training in trainings])
+    fastest = np.cumsum(np.sort(speed_of)[::-1])[: len(trainings)]
 
     def late(after_s: float) -> npt.NDArray[np.intp]:
         """Return for which numbers of trainings, less 1, the bound is missed if all stay where they are so long."""
@@ -105,34 +105,39 @@ def rebalance(works: Sequence[Work], speeds: Sequence[float], *, min_gain_s: flo
         return np.flatnonzero(np.cumsum(then) / fastest > bound_s - after_s + 1.0)
 
     look_s = min_gain_s / LOOKS_PER_GAIN
-    upgrades = _upgrades(works, remaining, speed_of, min_gain_s=min_gain_s)
+    upgrades = _upgrades(trainings, remaining, speed_of, min_gain_s=min_gain_s)
     if upgrades:
         return Rebalance(moves=upgrades, next_look_s=look_s)
     missed = late(look_s)
     if len(missed):
-        moves = _moves(works, remaining, speed_of, num_longest=int(missed[-1]) + 1, min_gain_s=min_gain_s)
+        moves = _moves(trainings, remaining, speed_of, num_longest=int(missed[-1]) + 1, min_gain_s=min_gain_s)
         return Rebalance(moves=moves, next_look_s=look_s)
     return Rebalance(moves=(), next_look_s=_safe_s(late, look_s=look_s, bound_s=bound_s))
 
 
-def _last_end_s(works: Sequence[Work], speeds: Floats, *, bound_s: float) -> float:
+def _last_end_s(trainings: Sequence[OpenTraining], speeds: Floats, *, bound_s: float) -> float:
     """Return when the last training ends if all stay where they are."""
-    return max(bound_s if work.slot is None else work.remaining_s / float(speeds[work.slot]) for work in works)
+    return max(
+        bound_s if training.slot is None else training.remaining_s / float(speeds[training.slot])
+        for training in trainings
+    )
 
 
-def _upgrades(works: Sequence[Work], remaining: Floats, speeds: Floats, *, min_gain_s: float) -> tuple[Move, ...]:
+def _upgrades(
+    trainings: Sequence[OpenTraining], remaining: Floats, speeds: Floats, *, min_gain_s: float
+) -> tuple[Move, ...]:
     """Move trainings from slow slots to faster ones that nobody wants, those first that would end last."""
-    if any(work.slot is None and work.can_start for work in works):
+    if any(training.slot is None and training.can_start for training in trainings):
         return ()
-    taken = {work.slot for work in works}
+    taken = {training.slot for training in trainings}
     idle = sorted((p for p in range(len(speeds)) if p not in taken), key=lambda p: -speeds[p])
-    movable = [i for i, work in enumerate(works) if work.slot is not None and work.can_stop]
-    movable.sort(key=lambda i: -remaining[i] / speeds[works[i].slot])
+    movable = [i for i, training in enumerate(trainings) if training.slot is not None and training.can_stop]
+    movable.sort(key=lambda i: -remaining[i] / speeds[trainings[i].slot])
     moves = []
     for slot in idle:
         for i in movable:
-            if _gain_s(remaining, speeds, i=i, old=works[i].slot, new=slot, other=None) > min_gain_s:
-                moves.append(Move(training=works[i].id, slot=slot, displaced=None))
+            if _gain_s(remaining, speeds, i=i, old=trainings[i].slot, new=slot, other=None) > min_gain_s:
+                moves.append(Move(training=trainings[i].id, slot=slot, displaced=None))
                 movable.remove(i)
                 break
         else:
@@ -159,34 +164,38 @@ def _safe_s(late: Callable[[float], npt.NDArray[np.intp]], *, look_s: float, bou
 
 
 def _moves(
-    works: Sequence[Work], remaining: Floats, speeds: Floats, *, num_longest: int, min_gain_s: float
+    trainings: Sequence[OpenTraining], remaining: Floats, speeds: Floats, *, num_longest: int, min_gain_s: float
 ) -> tuple[Move, ...]:
     """Put the longest trainings on the fastest slots, with as few moves as that takes."""
     # Among equals those that already run stay.
     order = sorted(
-        range(len(works)),
-        key=lambda i: (-round(works[i].remaining_s / min_gain_s, 1), works[i].slot is None, -works[i].remaining_s),
+        range(len(trainings)),
+        key=lambda i: (
+            -round(trainings[i].remaining_s / min_gain_s, 1),
+            trainings[i].slot is None,
+            -trainings[i].remaining_s,
+        ),
     )
     chosen = order[:num_longest]
-    occupant = {work.slot: i for i, work in enumerate(works) if work.slot is not None}
-    chosen_slots = {works[i].slot for i in chosen}
+    occupant = {training.slot: i for i, training in enumerate(trainings) if training.slot is not None}
+    chosen_slots = {trainings[i].slot for i in chosen}
 
     def cost(slot: int) -> float:
         """Return the remaining time of who would be preempted; infinite where nobody can."""
         if slot not in occupant:
             return 0.0
-        return float(remaining[occupant[slot]]) if works[occupant[slot]].can_stop else float("inf")
+        return float(remaining[occupant[slot]]) if trainings[occupant[slot]].can_stop else float("inf")
 
     slots = sorted(range(len(speeds)), key=lambda p: (-speeds[p], p not in chosen_slots, cost(p)))[:num_longest]
-    wanted = [i for i in chosen if works[i].slot not in slots and _may_move(works[i])]
+    wanted = [i for i in chosen if trainings[i].slot not in slots and _may_move(trainings[i])]
     # Already sorted: the fastest slot for the longest, of equal slots that of the shortest training.
     free = [p for p in slots if p not in chosen_slots and cost(p) < float("inf")]
     moves = []
     for i, slot in zip(wanted, free, strict=False):
         other = occupant.get(slot)
-        if _gain_s(remaining, speeds, i=i, old=works[i].slot, new=slot, other=other) > min_gain_s:
+        if _gain_s(remaining, speeds, i=i, old=trainings[i].slot, new=slot, other=other) > min_gain_s:
             moves.append(
-                Move(training=works[i].id, slot=slot, displaced=works[other].id if other is not None else None)
+                Move(training=trainings[i].id, slot=slot, displaced=trainings[other].id if other is not None else None)
             )
     return tuple(moves)
 
@@ -202,5 +211,5 @@ def _gain_s(remaining: Floats, speeds: Floats, *, i: int, old: int | None, new: 
     return float(remaining[i] / speeds[old] - max(remaining[i] / speeds[new], of_other_s / speeds[old]))
 
 
-def _may_move(work: Work) -> bool:
-    return work.can_start if work.slot is None else work.can_stop
+def _may_move(training: OpenTraining) -> bool:
+    return training.can_start if training.slot is None else training.can_stop

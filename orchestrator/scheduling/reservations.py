@@ -46,12 +46,12 @@ class Reservations:
 
     def node_of(self, key: StageKey) -> str | None:
         """Return the node that is kept for a training, free or not yet."""
-        hold = self._by_stage.get(key)
-        return hold.node if hold else None
+        kept = self._by_stage.get(key)
+        return kept.node if kept else None
 
     def is_awaited(self, node: str) -> bool:
         """Whether somebody waits for a slot on a node that is not free yet."""
-        return any(hold.node == node and not hold.is_granted for hold in self._by_stage.values())
+        return any(kept.node == node and not kept.is_granted for kept in self._by_stage.values())
 
     def keep(self, key: StageKey, *, node: str, now_s: float) -> None:
         """Keep a slot on a node for a training as soon as it is free."""
@@ -60,14 +60,14 @@ class Reservations:
 
     def grant(self, node: str) -> None:
         """Take what has become free on a node for those for whom it is kept."""
-        for key, hold in self._by_stage.items():
-            if hold.node == node and not hold.is_granted and self._processors.has_room(node, self._need(key)):
+        for key, kept in self._by_stage.items():
+            if kept.node == node and not kept.is_granted and self._processors.has_room(node, self._need(key)):
                 self._processors.take(node, self._need(key))
-                hold.is_granted = True
+                kept.is_granted = True
 
     def granted(self) -> Iterator[StageKey]:
         """Yield the trainings whose slot is free."""
-        yield from [key for key, hold in self._by_stage.items() if hold.is_granted]
+        yield from [key for key, kept in self._by_stage.items() if kept.is_granted]
 
     def use(self, key: StageKey) -> str:
         """Return the node of a granted slot, which the training takes over."""
@@ -76,10 +76,10 @@ class Reservations:
 
     def drop(self, key: StageKey) -> bool:
         """Keep nothing for a training any more; returns whether it was waiting for that slot."""
-        hold = self._by_stage.pop(key, None)
-        if hold is not None and hold.is_granted:
-            self._processors.release(hold.node, self._need(key))
-            self.grant(hold.node)
+        kept = self._by_stage.pop(key, None)
+        if kept is not None and kept.is_granted:
+            self._processors.release(kept.node, self._need(key))
+            self.grant(kept.node)
         was_waiting = key in self.waiting
         self.waiting.discard(key)
         return was_waiting
@@ -90,7 +90,7 @@ class Reservations:
         One that was itself asked to stop is given the time that it takes to.
         """
         late = [
-            key for key, hold in self._by_stage.items() if not hold.is_granted and now_s - hold.since_s > patience_s
+            key for key, kept in self._by_stage.items() if not kept.is_granted and now_s - kept.since_s > patience_s
         ]
-        gone = [key for key, hold in self._by_stage.items() if not self._processors.has(hold.node)]
+        gone = [key for key, kept in self._by_stage.items() if not self._processors.has(kept.node)]
         return dict.fromkeys([*gone, *(key for key in late if key not in self.stopping)])

@@ -174,7 +174,7 @@ class Schedule:
     def _quarantine(self, node_id: str, *, innocent: Iterable[StageKey], now_s: float) -> None:
         """Give nothing to a node for a while, and try again what had failed for good there."""
         self.processors.close(node_id)
-        self._drop_holds_of_lost_nodes(now_s)
+        self._drop_reservations_of_lost_nodes(now_s)
         self._revived += (revived := self.outcomes.revive(innocent))
         for key in revived:
             self._put(key)
@@ -240,7 +240,7 @@ class Schedule:
         if now_s < self._next_look_s:
             return []
         for key in self._reservations.without_hope(now_s=now_s, patience_s=self._min_gain_s):
-            self._drop_hold(key)
+            self._drop_reservation(key)
         situation = self._situation(now_s)
         found = self._look(situation)
         asked = list[StageKey]()
@@ -259,7 +259,7 @@ class Schedule:
         over = self.outcomes.failed | self.outcomes.blocked
         open_keys = [key for key in self._trainings if key not in over and self.needs.may_move(self.graph[key])]
         speeds = [self.running.speed(node_id) * self.needs.of_most.pace for node_id in situation.slots]
-        return rebalance(situation.works(open_keys), speeds, min_gain_s=self._min_gain_s)
+        return rebalance(situation.open_trainings(open_keys), speeds, min_gain_s=self._min_gain_s)
 
     def _move(self, key: StageKey, displaced: StageKey | None, *, node: str, now_s: float) -> list[StageKey]:
         """Keep a slot on a node for a training; returns those that must stop for that."""
@@ -310,14 +310,14 @@ class Schedule:
     def remove_node(self, node_id: str, *, now_s: float) -> list[StageKey]:
         """Forget a node that is gone; returns the stages that ran there, which must be failed as preempted."""
         self.processors.remove(node_id)
-        self._drop_holds_of_lost_nodes(now_s)
+        self._drop_reservations_of_lost_nodes(now_s)
         self._next_look_s = now_s
         return [key for key, attempt in self.running.items() if attempt.node == node_id]
 
     def drain_node(self, node_id: str, *, now_s: float) -> None:
         """Start nothing more on a node that is about to leave; what runs there goes on."""
         self.processors.close(node_id)
-        self._drop_holds_of_lost_nodes(now_s)
+        self._drop_reservations_of_lost_nodes(now_s)
         self._next_look_s = now_s
 
     def remaining(self) -> list[Stage]:
@@ -374,11 +374,11 @@ class Schedule:
         self.needs.shrink(self.graph[key])
         self._ready.put(self.needs.of(self.graph[key]), self._urgency(key))
 
-    def _drop_holds_of_lost_nodes(self, now_s: float) -> None:
+    def _drop_reservations_of_lost_nodes(self, now_s: float) -> None:
         for key in self._reservations.without_hope(now_s=now_s, patience_s=float("inf")):
-            self._drop_hold(key)
+            self._drop_reservation(key)
 
-    def _drop_hold(self, key: StageKey) -> None:
+    def _drop_reservation(self, key: StageKey) -> None:
         if self._reservations.drop(key):
             self._put(key)
 
