@@ -131,7 +131,7 @@ class Lease:
         self._ended.set()
         self._thread.join()
         with suppress(StorageError):
-            self._why_lost = self._why_lost or self._look()
+            self._why_lost = self._why_lost or self._reason_to_stop()
             if not self._why_lost:
                 self._record = replace(self._record, is_released=True, remaining_s=None)
                 self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
@@ -148,7 +148,7 @@ class Lease:
     def look(self) -> None:
         """Look at once, and raise as `check`."""
         with suppress(StorageError):
-            self._why_lost = self._why_lost or self._look()
+            self._why_lost = self._why_lost or self._reason_to_stop()
         self.check()
 
     def _wait_until_dead(self, number: int) -> None:
@@ -185,13 +185,13 @@ class Lease:
         while not self._ended.wait(self._heartbeat_s):
             # A storage that fails for a while is not the end: nobody can take over meanwhile either.
             with suppress(StorageError):
-                self._why_lost = self._why_lost or self._look()
+                self._why_lost = self._why_lost or self._reason_to_stop()
                 if self._why_lost:
                     return
                 self._record = replace(self._record, mark=uuid.uuid4().hex, remaining_s=self._remaining_s)
                 self._storage.write_bytes(run_paths.driver(self._number), self._encoded())
 
-    def _look(self) -> str:
+    def _reason_to_stop(self) -> str:
         """Return why this driver must stop, or nothing."""
         if last_number(self._storage, run_paths.DRIVERS) > self._number:
             return (

@@ -164,11 +164,11 @@ class RunLoop:
                 self._schedule.finish(key, now_s=now_s, node=node or None)
                 self._schedule.expectations.measured(key, voxels=voxels)
                 self._tell(StageFinished(stage=stage, elapsed_s=elapsed_s))
-                self._look()
+                self._take_looks()
             case Failed():
                 self._settle_failure(stage, ended, now_s=now_s)
 
-    def _look(self) -> None:
+    def _take_looks(self) -> None:
         """Let the questions of the study say which trainings are needed by now."""
         if self.looks is None or not (looks := self.looks.take(done=self._schedule.outcomes.done)):
             return

@@ -242,7 +242,7 @@ class Schedule:
         for key in self._reservations.without_hope(now_s=now_s, patience_s=self._min_gain_s):
             self._drop_reservation(key)
         situation = self._situation(now_s)
-        found = self._look(situation)
+        found = self._rebalance(situation)
         asked = list[StageKey]()
         for move in found.moves:
             asked += self._move(move.training, move.displaced, node=situation.slots[move.slot], now_s=now_s)
@@ -252,7 +252,7 @@ class Schedule:
         self._looked_s, self._next_look_s = now_s, now_s + wait_s
         return asked
 
-    def _look(self, situation: Situation) -> Rebalance:
+    def _rebalance(self, situation: Situation) -> Rebalance:
         """Return which trainings should move."""
         # What is done stays done unless it is lost; what has failed may be revived.
         self._trainings = [key for key in self._trainings if key not in self.outcomes.done]

@@ -30,13 +30,13 @@ def jobs(tmp_path, monkeypatch):
 def looks(monkeypatch):
     """How often a queue was looked at."""
     seen = []
-    look = batch_workers.BatchWorkers._look
+    poll = batch_workers.BatchWorkers._poll
 
     def counted(self, now_s):
         seen.append(now_s)
-        return look(self, now_s)
+        return poll(self, now_s)
 
-    monkeypatch.setattr(batch_workers.BatchWorkers, "_look", counted)
+    monkeypatch.setattr(batch_workers.BatchWorkers, "_poll", counted)
     return seen
 
 

@@ -169,7 +169,7 @@ class BatchWorkers:
         while not self._ended.is_set():
             now_s = time.monotonic()
             try:
-                refusal = self._look(now_s)
+                refusal = self._poll(now_s)
             except ClusterError as error:
                 self._warn(str(error))
                 is_away = self._answered_s is not None and now_s - self._answered_s < UNANSWERED_S
@@ -182,7 +182,7 @@ class BatchWorkers:
                 self._num_refusals, self._refusal = (self._num_refusals + 1 if refusal else 0), refusal
             self._ended.wait(self._look_every_s)
 
-    def _look(self, now_s: float) -> str:
+    def _poll(self, now_s: float) -> str:
         """Submit and cancel what is to be; returns why nothing will come of it, and raises if there is no list."""
         jobs = self._system.jobs(self._prefix)
         self._answered_s = now_s
