@@ -17,7 +17,7 @@ from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
 from orchestrator.sources.nnunet_raw.survey import Describer, own_raw_folder, raw_folder_of_environment
-from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.filesystem import check_is_text, open_storage
 from orchestrator.training.nnunet.classes import check_models
 
 if TYPE_CHECKING:
@@ -76,6 +76,13 @@ def load_study(path: Path | str | None = None, *, data: str | Path | None = None
 
 def make_request(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
     """Return what `run` carries out, with everything understood and nothing started; options and errors as `run`."""
+    request = _understood(study, **options)
+    check_is_text(request.output, option="--output")
+    return request
+
+
+def _understood(study: Study, **options: Unpack[RequestOptions]) -> RunRequest:
+    """Return what a run is, or was, asked for; what it has left may lie at any path by now."""
     # SimpleITK, by which data are read, takes a moment to import.
     from orchestrator.sources.registry import check_sources
 
@@ -246,14 +253,14 @@ def _run_or_sweep(storage: "Storage", study: Study, **options: Unpack[RequestOpt
     from orchestrator.results.trials import read_search
 
     search = read_search(storage)
-    whole = make_request(study, **options)
+    whole = _understood(study, **options)
     everything = {one.id for one in study.all_trainings(preset=whole.preset)}
     if search is None or search.training not in everything:
         return whole
     from orchestrator.sweeps.as_run import run_of_sweep
 
     of_training: RequestOptions = {**options, "matrix": ALL_MATRICES, "only": search.training}
-    return run_of_sweep(storage, search, make_request(study, **of_training))
+    return run_of_sweep(storage, search, _understood(study, **of_training))
 
 
 def require_data(request: RunRequest) -> None:

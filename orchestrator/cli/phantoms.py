@@ -23,6 +23,7 @@ from orchestrator.phantoms.downloads import (
     write_phantom_download,
 )
 from orchestrator.phantoms.raw_datasets import write_raw_phantoms
+from orchestrator.storage.filesystem import check_is_text
 
 PLAIN_LINE_EVERY_S = 30.0
 """Without a terminal, a line appears at most this often."""
@@ -103,7 +104,7 @@ def _check(options: argparse.Namespace) -> None:
     # As a path, s3://bucket is s3:/bucket.
     if ":/" in str(options.output) or options.output.is_file():
         raise ConfigError(f"--output {options.output}: expected a folder of this machine")
-    absolute(str(options.output), option="--output")
+    check_is_text(str(absolute(str(options.output), option="--output")), option="--output")
 
 
 def raw_requests(requests: Sequence[PhantomCase]) -> dict[str, list[PhantomCase]]:

@@ -14,7 +14,7 @@ from orchestrator.inference.models import ModelSource, is_run
 from orchestrator.inference.options import Device, PredictOptions
 from orchestrator.inference.output_folder import cases_with_record, check_claim
 from orchestrator.storage import run_paths
-from orchestrator.storage.filesystem import open_storage
+from orchestrator.storage.filesystem import check_is_text, open_storage
 from orchestrator.storage.json_files import read_json
 
 
@@ -124,6 +124,7 @@ def _planned(
     models: Sequence[str | Path], images: str | Path, output: str, options: PredictRequest
 ) -> FolderPrediction:
     """Read the models, and find the images."""
+    check_is_text(output, option="--output")
     if not isinstance(images, str | Path):
         raise ConfigError(
             f"images: {images!r:.200}; expected one path, of an image, a folder or a table. Give the folder of several "

@@ -224,4 +224,6 @@ def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
         "forest": lambda answer, titles: Markup(figures.forest(answer, titles)),
         "svg": Markup,
     }
-    return environment.get_template(template).render(page=page)
+    text = environment.get_template(template).render(page=page)
+    # Paths may hold bytes that are no text.
+    return text.encode(errors="backslashreplace").decode()

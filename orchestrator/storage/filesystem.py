@@ -46,3 +46,17 @@ def open_storage(location: str | Path) -> Storage:
     raise ConfigError(
         f"{location}: not a storage location; expected a folder, or s3://, gs:// or az:// with bucket/prefix"
     )
+
+
+def check_is_text(location: str, *, option: str) -> None:
+    """Raise ConfigError for a path that is no text, since Ray and the writers of images take nothing else.
+
+    Python has such a path where a name was written in another encoding, or where the locale knows ASCII alone.
+    """
+    try:
+        location.encode()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{option} {location!a}: not text in UTF-8, as which the path is written and handed on; expected one that "
+            "is. Rename the folder, or set LC_ALL=C.UTF-8 where its name is right"
+        ) from error

@@ -15,7 +15,7 @@ import pytest
 import SimpleITK as sitk
 
 from orchestrator.bundle.redaction import telling_locations
-from orchestrator.cli import doctor, evaluate, phantoms, run, status, verify
+from orchestrator.cli import doctor, evaluate, phantoms, predict, run, status, verify
 from orchestrator.cli.console import consoles, say
 from orchestrator.cluster.batch.system import user_name
 from orchestrator.cluster.environment import AUTH_TOKEN_PATH, token_path
@@ -26,7 +26,9 @@ from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.json_files import read_json
 
 DRY_RUN = f"exec {sys.executable} -m orchestrator.run_all --dry-run --only T1-lung-fold0"
-COMMANDS = {module.__name__.rpartition(".")[2]: module for module in (run, evaluate, status, verify, doctor, phantoms)}
+COMMANDS = {
+    module.__name__.rpartition(".")[2]: module for module in (run, evaluate, predict, status, verify, doctor, phantoms)
+}
 
 
 def shell(line, **more):
@@ -193,6 +195,25 @@ def test_links_in_a_circle_are_refused_with_one_line(command, arguments, tmp_pat
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: ")
     assert "loop" in line
+
+
+@pytest.mark.parametrize(
+    ("command", "arguments"),
+    [("run", []), ("run", ["--dry-run"]), ("predict", ["images", "--model", "model"]), ("phantoms", [])],
+)
+def test_an_output_that_is_no_text_is_refused_with_one_line(command, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert COMMANDS[command].main([*arguments, "--output", os.fsdecode(b"M\xfcller/x")]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: --output '")
+    assert "M\\udcfcller/x': not text in UTF-8" in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_output_that_is_no_text_in_a_locale_of_ascii_is_refused_with_one_line():
+    ran = shell(f"{DRY_RUN} --output rün", LC_ALL="C", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0")
+    assert ran.returncode == 2
+    assert "set LC_ALL=C.UTF-8 where its name is right" in ran.stderr
 
 
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}])

@@ -1,5 +1,6 @@
 """What stands beside the page: Markdown, and LaTeX that compiles."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -63,6 +64,12 @@ def test_ranks_of_before_do_not_stay_beside_a_page_that_has_none(tmp_path: Path)
         about = Reported(study=STUDY, trainings=TRAININGS, table=table, layout=load_tables(STUDY))
         write.write_report(storage, reported=about, failures={})
         assert {path.exists() for path in (tmp_path / "report" / name for name, _ in RANK_FILES)} == {is_ranked}
+
+
+def test_a_path_that_is_no_text_is_shown_with_its_bytes_escaped(page: Page):
+    odd = replace(page, location=os.fsdecode(b"/M\xfcller/run"))
+    for text in (to_html(odd), to_markdown(odd)):
+        assert b"/M\\udcfcller/run" in text.encode()
 
 
 def test_tables_of_markdown_have_as_many_cells_in_each_line(page: Page):
