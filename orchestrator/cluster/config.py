@@ -31,6 +31,9 @@ class EmbeddedRay:
     num_gpus: int | None = None
     """Likewise."""
 
+    provisioner: ClassVar[None] = None
+    idle_s: ClassVar[float] = float("inf")
+
 
 class Provisioner(Protocol):
     """Starts machines that join a Ray, where Ray's autoscaler does not."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import ray
 from ray._private import services
 
-from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, Provisioner, RunName, RunningRay
+from orchestrator.cluster.config import ClusterConfig, EmbeddedRay, RunName, RunningRay
 from orchestrator.cluster.environment import close_usual_token
 from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.ray_backend.embedded import STARTUP_TIMED_OUT, embedded_ray
@@ -45,12 +45,8 @@ class Connection:
 
     dashboard: str
     """Address of its dashboard, and where the token for it is if the run has made one; empty if there is none."""
-    is_embedded: bool
-    """Whether it is this machine alone, and for this run."""
-    provisioner: Provisioner | None
-    """Who starts more machines; None for Ray's autoscaler, if there is one."""
-    idle_s: float
-    """After so long without work a machine is given back."""
+    ray: EmbeddedRay | RunningRay
+    """What it is a connection to."""
 
 
 @contextmanager
@@ -75,7 +71,6 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
         stack.enter_context(_only_ray_of_process())
         stack.enter_context(_handlers_kept())
         access = stack.enter_context(config.reach(run))
-        is_embedded = isinstance(access, EmbeddedRay)
         try:
             context, token = stack.enter_context(
                 embedded_ray(access) if isinstance(access, EmbeddedRay) else _running(access, where=str(config.path))
@@ -89,9 +84,7 @@ def connected(config: ClusterConfig, *, run: RunName | None) -> Iterator[Connect
         dashboard = f"http://{context.dashboard_url}" if context.dashboard_url else ""
         yield Connection(
             dashboard=f"{dashboard}, which asks for the token in {token}" if dashboard and token else dashboard,
-            is_embedded=is_embedded,
-            provisioner=access.provisioner if isinstance(access, RunningRay) else None,
-            idle_s=access.idle_s if isinstance(access, RunningRay) else float("inf"),
+            ray=access,
         )
 
 

@@ -16,6 +16,7 @@ from ray.exceptions import (
     WorkerCrashedError,
 )
 
+from orchestrator.cluster.config import EmbeddedRay
 from orchestrator.cluster.node_pool import NodePool, Resources
 from orchestrator.errors import ClusterError, OrchestratorError
 from orchestrator.progress import Snapshot
@@ -89,7 +90,7 @@ class RayBackend:
 
     def __init__(self, connection: Connection, *, pools: tuple[NodePool, ...]) -> None:
         """Use a connection; `pools` are machines that may be added."""
-        self._connection = connection
+        self._provisioner = connection.ray.provisioner
         self._context: ray.ObjectRef[RunContext] | None = None
         self._separate_trainings = False
         self._has_divided = False
@@ -101,8 +102,8 @@ class RayBackend:
         self._nodes_seen_s = time.monotonic()
         self.pools = pools
         self.dashboard = connection.dashboard
-        self.is_embedded = connection.is_embedded
-        self.idle_s = connection.idle_s
+        self.is_embedded = isinstance(connection.ray, EmbeddedRay)
+        self.idle_s = connection.ray.idle_s
 
     @property
     def nodes(self) -> tuple[Node, ...]:
@@ -164,14 +165,14 @@ class RayBackend:
         self, missing: Mapping[Resources, int], *, there: Collection[Node], quarantined: Collection[str]
     ) -> None:
         """Let Ray's autoscaler, or who else starts machines, know how many of each size are missing."""
-        if self._connection.provisioner is None:
+        if self._provisioner is None:
             self._capacity_requests.send(missing, quarantined=quarantined)
             return
-        self._connection.provisioner.ask(missing, present=Counter(node.offered for node in there))
+        self._provisioner.ask(missing, present=Counter(node.offered for node in there))
 
     def waiting(self) -> Mapping[str, int]:
         """Return how many machines wait in a queue, or could not be started just now, by pool and reason."""
-        return (self._connection.provisioner.waiting if self._connection.provisioner else self._failures.recent)()
+        return (self._provisioner.waiting if self._provisioner else self._failures.recent)()
 
     def give_back(self, node_id: str) -> None:
         """Let a machine go on which nothing has run for a while; Ray refuses where something does after all."""

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import time
-from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
@@ -13,13 +12,14 @@ from ray.cluster_utils import Cluster
 from ray.exceptions import RayError, WorkerCrashedError
 from ray.util.placement_group import placement_group
 
+from orchestrator.cluster.config import RunningRay
 from orchestrator.cluster.kinds.existing import ExistingCluster
 from orchestrator.cluster.kinds.local import LocalCluster
 from orchestrator.cluster.node_pool import Resources
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.errors import ClusterError, DataError
 from orchestrator.ray_backend import connect, executor
-from orchestrator.ray_backend.connect import connected
+from orchestrator.ray_backend.connect import Connection, connected
 from orchestrator.ray_backend.draining import drain_idle
 from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.executor import RayBackend
@@ -94,7 +94,7 @@ def test_machines_that_may_come_have_the_speed_and_memory_of_their_gpus():
 
 def test_after_a_failure_the_machines_are_looked_at_before_anything_else_is_started(monkeypatch):
     """A training has stopped since its machine is drained: the next attempt must not be waited for there."""
-    connection = SimpleNamespace(nodes=(), dashboard="", is_embedded=False, idle_s=60.0, provisioner=None)
+    connection = Connection(dashboard="", ray=RunningRay(address="auto", idle_s=60.0))
     backend, key = RayBackend(connection, pools=()), StageKey(kind=StageKind.TRAIN, training="a")
     monkeypatch.setattr(executor.ray, "nodes", lambda: [record("a", cpus=1)])
     monkeypatch.setattr(executor.ray, "wait", lambda references, **_: (references, []))
@@ -114,7 +114,7 @@ def test_a_training_whose_process_dies_is_known_to_have_been_on_its_machine(monk
     def die(_):
         raise WorkerCrashedError
 
-    connection = SimpleNamespace(nodes=(), dashboard="", is_embedded=False, idle_s=60.0, provisioner=None)
+    connection = Connection(dashboard="", ray=RunningRay(address="auto", idle_s=60.0))
     backend, key = RayBackend(connection, pools=()), StageKey(kind=StageKind.TRAIN, training="a")
     monkeypatch.setattr(executor.ray, "nodes", list)
     monkeypatch.setattr(executor.ray, "wait", lambda references, **_: (references, []))
