@@ -25,7 +25,7 @@ from orchestrator.ray_backend.connect import Connection
 from orchestrator.ray_backend.draining import drain_idle, draining_nodes
 from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.launch_failures import LaunchFailures, log_of_autoscaler
-from orchestrator.ray_backend.leftovers import free_reserved_places
+from orchestrator.ray_backend.leftovers import remove_orphaned_placement_groups
 from orchestrator.ray_backend.metrics import RayMetrics
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of, time_left
 from orchestrator.ray_backend.tasks import submit
@@ -156,7 +156,7 @@ class RayBackend:
             return None
         self._nodes_seen_s = time.monotonic()
         if self._has_divided:
-            free_reserved_places()
+            remove_orphaned_placement_groups()
         found = ray.nodes()
         left_s = time_left(found, now_s=time.time())
         return NodesSeen(present=nodes_of(found), draining=draining_nodes(), left_s=left_s)

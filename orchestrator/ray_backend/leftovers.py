@@ -10,8 +10,8 @@ from ray.util.placement_group import PlacementGroup, remove_placement_group
 logger = logging.getLogger(__name__)
 
 
-def free_reserved_places() -> int:
-    """Give back the processors that were reserved for trainings whose controllers are dead; returns how many groups.
+def remove_orphaned_placement_groups() -> int:
+    """Give back the processors of trainings whose controllers are dead; returns how many groups they had.
 
     A controller reserves the place of its worker by a placement group, which Ray keeps until controller and driver have
     both ended. Ray Train's own process that removes it earlier is left out (`trainer.py`): it learns of a group

@@ -23,7 +23,7 @@ from orchestrator.ray_backend.connect import Connection, connected
 from orchestrator.ray_backend.draining import drain_idle
 from orchestrator.ray_backend.errors import failure_of
 from orchestrator.ray_backend.executor import RayBackend
-from orchestrator.ray_backend.leftovers import free_reserved_places
+from orchestrator.ray_backend.leftovers import remove_orphaned_placement_groups
 from orchestrator.ray_backend.nodes import label_selector, nodes_here, nodes_of
 from orchestrator.ray_backend.tasks import SubmittedTask, settle_coordinator, submit
 from orchestrator.scheduling.ended import Done, Failed, FailureKind
@@ -155,11 +155,11 @@ def reserve_and_give_back(folder):
     with connected(LocalCluster(num_cpus=1, num_gpus=0), run=None):
         controller = ray.remote(num_cpus=0)(Controller).remote()
         assert ray.get(controller.has_place.remote())
-        assert free_reserved_places() == 0
+        assert remove_orphaned_placement_groups() == 0
         assert ray.available_resources().get("CPU", 0) == 0
 
         ray.kill(controller)
-        wait_until(lambda: free_reserved_places() == 1)
+        wait_until(lambda: remove_orphaned_placement_groups() == 1)
         wait_until(lambda: ray.available_resources().get("CPU", 0) == 1)
 
 
