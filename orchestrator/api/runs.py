@@ -12,7 +12,7 @@ from orchestrator.benchmark.tables import load_tables
 from orchestrator.benchmark.trainings.ensembles import fitted_trainings
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import absolute, check_options
-from orchestrator.driver.request import PHANTOMS, RunRequest, definitions_of
+from orchestrator.driver.request import PHANTOMS, RunRequest, definitions_of, trainings_of
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.progress import NoListener, ProgressLines
 from orchestrator.shipped import LOCAL_CLUSTER, PRICES
@@ -254,8 +254,7 @@ def _run_or_sweep(storage: "Storage", study: Study, **options: Unpack[RequestOpt
 
     search = read_search(storage)
     whole = _understood(study, **options)
-    everything = {one.id for one in study.all_trainings(preset=whole.preset)}
-    if search is None or search.training not in everything:
+    if search is None or not trainings_of(whole, ids={search.training}):
         return whole
     from orchestrator.sweeps.as_run import run_of_sweep
 

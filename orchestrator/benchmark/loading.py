@@ -86,7 +86,7 @@ def _with_ids(study: Study) -> Study:
         return study
     for group in study.groups:
         check_template(study.ids, facets=[*group.facets, "model"], where=where)
-    trainings = study.all_trainings(preset=next(iter(study.presets.values())))
+    trainings = study.trainings_by_any_preset()
     check_ids([training.id for training in trainings], template=study.ids, where=where)
     return study
 

@@ -195,14 +195,16 @@ class Study:
         """Names of the models, then of what stands for those of ensembles."""
         names = dict.fromkeys(model.name for model in self.models)
         if self.ensembles:
-            # Names are the same with every preset.
-            everything = self.all_trainings(preset=next(iter(self.presets.values())))
-            names |= dict.fromkeys(one.model.name for one in everything if one.members)
+            names |= dict.fromkeys(one.model.name for one in self.trainings_by_any_preset() if one.members)
         return tuple(names)
 
     def all_trainings(self, *, preset: Preset) -> tuple[Training, ...]:
         """Return the trainings of every matrix, whatever was selected."""
         return self.select().trainings(matrix=ALL_MATRICES, preset=preset)
+
+    def trainings_by_any_preset(self) -> tuple[Training, ...]:
+        """Return those of every matrix for their names, groups and facets, which are the same with every preset."""
+        return self.all_trainings(preset=next(iter(self.presets.values())))
 
     def donors(self, trainings: Sequence[Training], *, preset: Preset) -> dict[str, Training]:
         """Return by id the trainings whose patch size and network these take over, and those that they take over.

@@ -212,7 +212,7 @@ def _check_cells(spec: TableSpec, study: Study, *, where: str) -> None:
 
 
 def _told_apart(spec: TableSpec, study: Study) -> dict[str, dict[str, str | int]]:
-    return told_apart(spec, study.all_trainings(preset=next(iter(study.presets.values()))))
+    return told_apart(spec, study.trainings_by_any_preset())
 
 
 def _in_one_cell(spec: TableSpec, facets_of: Mapping[str, Mapping[str, str | int]]) -> tuple[str, str] | None:

@@ -15,7 +15,7 @@ from orchestrator.configuration import listing
 from orchestrator.driver.changed_data import NUM_READERS, Comparison, parts_of, remember
 from orchestrator.driver.claim import keep_place_of_data, place_of_data, trainings_asked_for
 from orchestrator.driver.redo import compare_with_downloads, derived_stages, redo_changed, refuse_changed
-from orchestrator.driver.request import RunRequest, datasets_of, graph_of
+from orchestrator.driver.request import RunRequest, datasets_of, graph_of, trainings_of
 from orchestrator.errors import ConfigError, IntegrityError, StorageError
 from orchestrator.images.problem import Problem
 from orchestrator.results.store import ResultsStore
@@ -184,8 +184,8 @@ def tell_scored_before(
     finished = ResultsStore(storage).finished()
     before = [
         one.id
-        for one in request.study.all_trainings(preset=request.preset)
-        if one.id in finished and is_scored_otherwise(storage, one, metrics=request.study.metrics)
+        for one in trainings_of(request, ids=finished)
+        if is_scored_otherwise(storage, one, metrics=request.study.metrics)
     ]
     again = [one for one in before if StageKey.score_of(one) in needed]
     if again:
@@ -215,8 +215,7 @@ def _comparison(request: RunRequest, storage: Storage) -> Comparison:
 def _graph_of_all(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> Graph:
     """Return the graph of all trainings that this call or an earlier one was asked for, or has left results of."""
     known = {*asked_for, *ResultsStore(storage).finished()}
-    everything = request.study.all_trainings(preset=request.preset)
-    return graph_of(replace(request, trainings=tuple(one for one in everything if one.id in known)))
+    return graph_of(replace(request, trainings=trainings_of(request, ids=known)))
 
 
 def tell_sizes(schedule: Schedule, storage: Storage) -> bool:

@@ -4,7 +4,7 @@ from collections.abc import Collection
 
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.driver.claim import looks_of
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, trainings_of
 from orchestrator.driver.results.shown import with_decisions
 from orchestrator.errors import ConfigError
 from orchestrator.report.looks.decisions import Decisions, InterimLook
@@ -76,10 +76,9 @@ class Looks:
 
     def _decide(self) -> Decisions:
         store, request = ResultsStore(self._storage), self._request
-        everything = request.study.all_trainings(preset=request.preset)
         shown = Reported(
             study=request.study,
-            trainings=tuple(one for one in everything if one.id in self._plan.trainings),
+            trainings=trainings_of(request, ids=self._plan.trainings),
             table=store.read() if store.finished() else SCHEMA.empty_table(),
             layout=load_tables(request.study),
         )

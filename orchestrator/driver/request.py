@@ -1,5 +1,6 @@
 """What a run is asked for, and what follows from that alone: its identity and its stages."""
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -49,6 +50,12 @@ class RunRequest:
 def datasets_of(request: RunRequest) -> dict[str, Dataset]:
     """Return the data sets by name."""
     return {dataset.name: dataset for dataset in request.study.datasets}
+
+
+def trainings_of(request: RunRequest, *, ids: Collection[str] | None = None) -> tuple[Training, ...]:
+    """Return every training of the study, whatever is to be carried out; with ids, those that have one of these."""
+    everything = request.study.all_trainings(preset=request.preset)
+    return everything if ids is None else tuple(training for training in everything if training.id in ids)
 
 
 def graph_of(request: RunRequest) -> Graph:

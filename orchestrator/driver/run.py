@@ -24,7 +24,15 @@ from orchestrator.driver.lease import Lease
 from orchestrator.driver.looks import Looks, planned_looks
 from orchestrator.driver.loop import RunLoop
 from orchestrator.driver.observer import RunObserver
-from orchestrator.driver.request import RunRequest, datasets_of, definitions_of, graph_of, identity_of, name_of
+from orchestrator.driver.request import (
+    RunRequest,
+    datasets_of,
+    definitions_of,
+    graph_of,
+    identity_of,
+    name_of,
+    trainings_of,
+)
 from orchestrator.driver.results.shown import compare_cases, shown_of, write_run_report
 from orchestrator.errors import ConfigError, GpuError, OrchestratorError
 from orchestrator.events import EventLog
@@ -344,7 +352,7 @@ def _run_context(request: RunRequest, need: ResourceRequest) -> RunContext:
     datasets = datasets_of(request)
     if request.data is None:
         # Every case of the study under this preset: a later run with other trainings finds the same downloads.
-        for case in sorted(label_sets_by_case(request.study.all_trainings(preset=request.preset))):
+        for case in sorted(label_sets_by_case(trainings_of(request))):
             phantom_cases.setdefault(datasets[case.dataset].folder, []).append(case)
     return RunContext(
         output=request.output,

@@ -84,8 +84,7 @@ def changed_ensembles(before: Study, after: Study) -> list[str]:
 def _members_of_ensembles(study: Study) -> dict[str, set[str]]:
     """Return the groups of the members of each ensemble, by its own."""
     found: dict[str, set[str]] = {}
-    # Names are the same with every preset.
-    for training in study.all_trainings(preset=next(iter(study.presets.values()))):
+    for training in study.trainings_by_any_preset():
         if training.members:
             found.setdefault(training.group, set()).update(member.group for member in training.members)
     return found

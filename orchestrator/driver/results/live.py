@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from orchestrator.benchmark.definition import Training
 from orchestrator.driver.claim import trainings_asked_for
 from orchestrator.driver.lease import latest_driver
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, trainings_of
 from orchestrator.driver.results.shown import failures_of, shown_of
 from orchestrator.driver.status import RunStatus, TrainingUnderWay, read_status
 from orchestrator.errors import OrchestratorError
@@ -123,7 +123,7 @@ class LiveReport:
 
         storage = self._storage
         status = read_status(storage)
-        everything = self._request.study.all_trainings(preset=self._request.preset)
+        everything = trainings_of(self._request)
         driver, remaining_s = _driver(storage)
         state = live_state(status, trainings=everything, driver=driver, now=datetime.now(UTC), remaining_s=remaining_s)
         scored = (status.done, tuple(status.failed))

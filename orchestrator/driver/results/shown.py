@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.driver.claim import looks_of, trainings_asked_for
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, trainings_of
 from orchestrator.driver.status import RunStatus, read_status
 from orchestrator.events import read_events
 from orchestrator.report.looks.decisions import decisions_of
@@ -27,9 +27,7 @@ if TYPE_CHECKING:
 
 def shown_of(request: RunRequest, storage: Storage, *, table: "pa.Table", asked_for: Collection[str]) -> Reported:
     """Return what tables and report of a run are about."""
-    shown = {*asked_for, *table["training_id"].to_pylist()}
-    everything = request.study.all_trainings(preset=request.preset)
-    trainings = tuple(training for training in everything if training.id in shown)
+    trainings = trainings_of(request, ids={*asked_for, *table["training_id"].to_pylist()})
     # Phantoms are what they are.
     labels = [] if request.data is None else [pair for one in trainings for pair in used_label_sets(one)]
     return with_decisions(
@@ -47,10 +45,8 @@ def shown_of(request: RunRequest, storage: Storage, *, table: "pa.Table", asked_
 
 def compare_cases(request: RunRequest, storage: Storage, *, asked_for: Collection[str]) -> None:
     """Find out which cases of the trainings that a run was asked for show the same image."""
-    everything = request.study.all_trainings(preset=request.preset)
-    compare_images(
-        storage, {case for training in everything if training.id in set(asked_for) for case in training.cases}
-    )
+    trainings = trainings_of(request, ids=set(asked_for))
+    compare_images(storage, {case for training in trainings for case in training.cases})
 
 
 def with_decisions(shown: Reported, *, plan: LookPlan | None) -> Reported:

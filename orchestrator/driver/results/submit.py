@@ -6,7 +6,7 @@ from pathlib import Path
 
 from orchestrator.benchmark.folds import read_patients
 from orchestrator.driver.claim import trainings_asked_for
-from orchestrator.driver.request import RunRequest
+from orchestrator.driver.request import RunRequest, trainings_of
 from orchestrator.driver.results.shown import report_now
 from orchestrator.errors import ConfigError
 from orchestrator.report.submissions.write import ScoredSubmissions, write_submissions_report
@@ -88,11 +88,9 @@ def submit_to_run(
     on_case: OnCase,
 ) -> Submitted:
     """Score submissions on all that the trainings of a run are tested on, and write its report."""
-    asked_for = set(trainings_asked_for(output))
-    everything = request.study.all_trainings(preset=request.preset)
-    trainings = tuple(training for training in everything if training.id in asked_for)
+    trainings = trainings_of(request, ids=set(trainings_asked_for(output)))
     chosen = check_label_set(label_set, trainings=trainings)
-    check_names(submissions, trainings=everything)
+    check_names(submissions, trainings=trainings_of(request))
     all_references = list(
         references_of(output, study=request.study, trainings=trainings, submissions=submissions, label_set=chosen)
     )
