@@ -153,8 +153,7 @@ def _meaning(found: OpenModel) -> dict[str, object]:
 
 def _axes_of(found: OpenModel) -> str:
     """Return the order of axes in which a model sees images: some readers of nnU-Net turn them, too."""
-    reader = found.model.plan.plans_manager.image_reader_writer_class
-    turns = any(base.__name__.endswith("WithReorient") for base in reader.__mro__)
+    turns = any(name.endswith("WithReorient") for name in found.model.plan.reader_names)
     return "RAS" if turns else found.settings.orientation or "as in the file"
 
 

@@ -308,8 +308,7 @@ def plan_folder(
 
 def _has_colours(found: OpenModel) -> bool:
     """Whether the reader of a model takes the colours of a file for its channels."""
-    reader = found.model.plan.plans_manager.image_reader_writer_class
-    return any(base.__name__ == "NaturalImage2DIO" for base in reader.__mro__)
+    return "NaturalImage2DIO" in found.model.plan.reader_names
 
 
 def _identity(models: Sequence[OpenModel], options: PredictOptions) -> dict[str, object]:

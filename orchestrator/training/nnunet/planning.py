@@ -180,6 +180,11 @@ class Plan:
         return PlansManager(deepcopy(self.plans))
 
     @property
+    def reader_names(self) -> frozenset[str]:
+        """Names of the class of nnU-Net that reads the images, and of those that it is made of."""
+        return frozenset(one.__name__ for one in self.plans_manager.image_reader_writer_class.__mro__)
+
+    @property
     def configuration_manager(self) -> "ConfigurationManager":
         """nnU-Net's ConfigurationManager of the configuration."""
         return self.plans_manager.get_configuration(self.configuration)

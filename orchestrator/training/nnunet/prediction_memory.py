@@ -96,7 +96,7 @@ def _number_in(reader: sitk.ImageFileReader, key: str) -> float:
 def reading_bytes(header: StoredImage, plan: Plan) -> int:
     """Return the bytes that a prediction takes until its image is read, beside what the process has already."""
     num_channels = len(plan.channel_names)
-    readers = {base.__name__ for base in plan.plans_manager.image_reader_writer_class.__mro__}
+    readers = plan.reader_names
     if readers & _NIBABEL:
         # All channels in double precision; then all in single precision, too, and one that was turned as it is in its
         # file. Where numbers are scaled, the last one is there once more before the intercept is added.
