@@ -95,16 +95,6 @@ def damages(storage: Storage, keys: Sequence[str]) -> Iterator[tuple[str, Integr
     """Yield the files that are not what was written, and what is wrong with each."""
     for key in keys:
         try:
-            _record(storage, key).verify(storage, key)
+            PatchRecord.of_key(storage, key).verify(storage, key)
         except IntegrityError as error:
             yield key, error
-
-
-def _record(storage: Storage, key: str) -> PatchRecord:
-    record_key = run_paths.record_of_patches(key)
-    if not storage.exists(record_key):
-        raise IntegrityError(f"{storage.location}/{key}: without its record; write the patches again")
-    try:
-        return PatchRecord.from_bytes(storage.read_bytes(record_key))
-    except IntegrityError as error:
-        raise IntegrityError(f"{storage.location}/{record_key}: {error}; write the patches again") from error

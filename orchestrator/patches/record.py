@@ -8,6 +8,7 @@ from pathlib import Path
 from orchestrator.errors import IntegrityError
 from orchestrator.patches.layout import VERSION
 from orchestrator.patches.reader import PatchFile
+from orchestrator.storage import run_paths
 from orchestrator.storage.copies import keeping_copies
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.local import file_sha256
@@ -45,6 +46,17 @@ class PatchRecord:
             return cls(**json.loads(content))
         except (RecursionError, TypeError, ValueError) as error:
             raise IntegrityError(f"not a record of patches ({error})") from error
+
+    @classmethod
+    def of_key(cls, storage: Storage, key: str) -> "PatchRecord":
+        """Read what was recorded of a file of a storage; raises IntegrityError, which names it, if nothing can be."""
+        record_key = run_paths.record_of_patches(key)
+        if not storage.exists(record_key):
+            raise IntegrityError(f"{storage.location}/{key}: without its record; write the patches again")
+        try:
+            return cls.from_bytes(storage.read_bytes(record_key))
+        except IntegrityError as error:
+            raise IntegrityError(f"{storage.location}/{record_key}: {error}; write the patches again") from error
 
     def check(self, path: Path, *, name: str) -> None:
         """Compare a local file with the record; raises IntegrityError that names the file and, if it can, the chunk."""

@@ -49,13 +49,9 @@ class TrainingPatches:
 
     def records(self) -> dict[str, PatchRecord]:
         """Return what each file must be, by its key in the storage."""
-        return {run_paths.patches(self.training_id, case): self._record(case) for case in self.cases}
+        keys = (run_paths.patches(self.training_id, case) for case in self.cases)
+        return {key: PatchRecord.of_key(self.storage, key) for key in keys}
 
     def _check(self, case: Case) -> None:
-        self._record(case).verify(self.storage, run_paths.patches(self.training_id, case))
-
-    def _record(self, case: Case) -> PatchRecord:
-        key = run_paths.record_of_patches(run_paths.patches(self.training_id, case))
-        if not self.storage.exists(key):
-            raise IntegrityError(f"{self.storage.location}/{key}: no record of the patch file of this case")
-        return PatchRecord.from_bytes(self.storage.read_bytes(key))
+        key = run_paths.patches(self.training_id, case)
+        PatchRecord.of_key(self.storage, key).verify(self.storage, key)
