@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from orchestrator.statistics.intervals import MeanWithInterval, cluster_means, mean_with_interval
-from orchestrator.statistics.sequential import signed_ranks
+from orchestrator.statistics.sequential import signed_ranks, without_rounding
 
 FEWEST_DIFFERENCES = 6
 """Patients from which there is a test: with fewer, the smallest possible p of a signed rank test is above 0.05 / 2."""
@@ -41,9 +41,7 @@ def compare_paired(differences: Sequence[float], clusters: Sequence[Hashable]) -
     """
     from scipy.stats import rankdata, wilcoxon
 
-    means = cluster_means(differences, clusters) if len(differences) else np.empty(0)
-    # Scores of equal masks may differ by rounding.
-    means[np.abs(means) < 1e-12] = 0.0
+    means = without_rounding(cluster_means(differences, clusters) if len(differences) else ())
     p = math.nan
     if np.count_nonzero(means) and means.size >= FEWEST_DIFFERENCES:
         p = float(wilcoxon(means, zero_method="pratt", method="auto").pvalue)

@@ -16,7 +16,7 @@ from itertools import accumulate, pairwise
 from statistics import NormalDist
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from orchestrator.statistics.intervals import ALPHA, mean_with_interval
 
@@ -256,8 +256,12 @@ def signed_ranks(differences: Sequence[float]) -> NDArray[np.float64]:
     """Return twice the signed ranks of differences, whole numbers; those of 0 are ranked and left out (Pratt 1959)."""
     from scipy.stats import rankdata
 
-    values = np.asarray(differences, float)
-    # Scores of equal masks may differ by rounding.
-    values = np.where(np.abs(values) < 1e-12, 0.0, values)
+    values = without_rounding(differences)
     ranks: NDArray[np.float64] = 2 * np.sign(values) * rankdata(np.abs(values))
     return ranks
+
+
+def without_rounding(differences: ArrayLike) -> NDArray[np.float64]:
+    """Return differences of scores with 0 for those of equal masks, whose scores may differ by rounding."""
+    values = np.asarray(differences, float)
+    return np.where(np.abs(values) < 1e-12, 0.0, values)
