@@ -111,7 +111,7 @@ def _about_best(search: SearchRecord) -> str:
     settings = ", ".join(f"{name} {_text(value)}" for name, value in best.settings.items())
     settings += f" from epoch {best.schedule[-1]['from_epoch']} on" if best.schedule else ""
     return (
-        f" The best of those that trained to their end, {_name(best)}, has {search.metric.upper()} "
+        f" The best of those that trained to their end, {best.name}, has {search.metric.upper()} "
         f"{search.score(best):.3f}: {settings}. It is the luckiest of many, and too good: what its settings are worth "
         "shows where cases are scored on which nothing was chosen."
     )
@@ -119,17 +119,13 @@ def _about_best(search: SearchRecord) -> str:
 
 def _shown(search: SearchRecord, trial: TrialRecord) -> ShownTrial:
     return ShownTrial(
-        name=_name(trial),
+        name=trial.name,
         settings=tuple(map(_text, trial.settings.values())),
         score=search.score(trial),
         num_epochs=trial.num_epochs,
         hours=trial.hours,
         remark=search.remark(trial),
     )
-
-
-def _name(trial: TrialRecord) -> str:
-    return f"trial{trial.number:03}"
 
 
 def _text(value: object) -> str:

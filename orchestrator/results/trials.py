@@ -32,6 +32,11 @@ class Fidelity:
         return f"{self.preset}, {self.folds} fold{'s' if self.folds > 1 else ''}"
 
 
+def trial_name(number: int) -> str:
+    """Return the name of a trial, which is also that of its group of trainings: `trial007`."""
+    return f"trial{number:03}"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TrialRecord:
     """One trial, as far as it is known."""
@@ -55,6 +60,11 @@ class TrialRecord:
     """Of all its folds and fidelities."""
     schedule: tuple[JsonMapping, ...] = ()
     """Of one whose settings have changed on the way: `from_epoch` and the settings from there on."""
+
+    @property
+    def name(self) -> str:
+        """Of the trial."""
+        return trial_name(self.number)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -117,9 +127,9 @@ class SearchRecord:
             values = {one["trial"]: one["value"] for one in after if one["value"] is not None}
             for one in generation["members"]:
                 trial, source = one["trial"], one["source"]
-                begins = "ended" if source is None else f"trial{source:03}" if source != trial else ""
+                begins = "ended" if source is None else trial_name(source) if source != trial else ""
                 value = f"{values[trial]:.4f}" if trial in values else ""
-                place = [str(number), str(generation["from_epoch"]), f"trial{trial:03}", begins, value]
+                place = [str(number), str(generation["from_epoch"]), trial_name(trial), begins, value]
                 rows.append([*place, *map(str, one["settings"].values())])
         return rows
 

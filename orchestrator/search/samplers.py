@@ -12,6 +12,7 @@ from typing import Protocol
 import numpy as np
 
 from orchestrator.errors import ConfigError
+from orchestrator.results.trials import trial_name
 from orchestrator.search.space import Settings, Space
 
 _NUM_SEEDS = 2**32
@@ -40,7 +41,7 @@ class Trial:
     @property
     def name(self) -> str:
         """Also that of its group of trainings: `trial007`."""
-        return f"trial{self.number:03}"
+        return trial_name(self.number)
 
     @property
     def steps(self) -> tuple[dict[str, object], ...]:

@@ -13,6 +13,7 @@ from orchestrator.benchmark.definition import training_id
 from orchestrator.driver.backend import Connect
 from orchestrator.driver.run import RunOutcome, run
 from orchestrator.progress import ProgressListener
+from orchestrator.results.trials import trial_name
 from orchestrator.search.early_stopping import arrivals
 from orchestrator.search.population import Generation, Member, Population, next_generation
 from orchestrator.search.samplers import Trial
@@ -72,7 +73,7 @@ def generation_under_way(request: SweepRequest, storage: Storage, trials: Sequen
     boundaries = _population(request).boundaries
     number = len(generations_of(storage))
     sources = {
-        training_id(trial.name, seed=None, fold=fold): training_id(_name(trial.source), seed=None, fold=fold)
+        training_id(trial.name, seed=None, fold=fold): training_id(trial_name(trial.source), seed=None, fold=fold)
         for trial in trials
         if trial.source is not None
         for fold in range(request.num_folds)
@@ -94,10 +95,6 @@ def results_of(request: SweepRequest, storage: Storage) -> list[TrialResult]:
 def _population(request: SweepRequest) -> Population:
     assert request.population is not None
     return request.population
-
-
-def _name(number: int) -> str:
-    return Trial(number=number, settings=()).name
 
 
 def _decided(
@@ -147,8 +144,9 @@ def _record(member: Member) -> JsonObject:
 
 def _line(members: Sequence[Member], *, number: int, of: int) -> str:
     """Say how a generation begins."""
-    copies = [f"{_name(one.trial)} from {_name(one.source)}" for one in members if one.source not in {None, one.trial}]
-    over = [_name(one.trial) for one in members if one.source is None]
+    copied = ((one.trial, one.source) for one in members if one.source not in {None, one.trial})
+    copies = [f"{trial_name(trial)} from {trial_name(source)}" for trial, source in copied]
+    over = [trial_name(one.trial) for one in members if one.source is None]
     return f"generation {number + 1} of {of}: {', '.join(copies) or 'none'} copied" + (
         f"; {', '.join(over)} ended, since hours are short" if over else ""
     )
