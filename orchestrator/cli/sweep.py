@@ -1,7 +1,6 @@
 """Search for settings with which a model does better, on the training cases of one training."""
 
 import argparse
-import math
 import shlex
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -14,8 +13,8 @@ from orchestrator.benchmark.study import Study
 from orchestrator.cli.console import EXIT_DONE, EXIT_NOT_DONE, command_parser, run_command, say
 from orchestrator.cli.run.launch import launch_driver, study_argument
 from orchestrator.cli.run.live_view import LiveView
-from orchestrator.cli.run.options import check_machines, command_for, words_of
-from orchestrator.cli.text import usd_text
+from orchestrator.cli.run.options import check_machines, command_for, expect_above_0, words_of
+from orchestrator.cli.text import flag, usd_text
 from orchestrator.cluster.config import Driver, RunName
 from orchestrator.cluster.prices import load_prices
 from orchestrator.cluster.registry import load_cluster
@@ -214,7 +213,7 @@ def _request(options: argparse.Namespace) -> SweepRequest:
     for name in ("trials", "at_once", "first_epochs", "folds"):
         value = getattr(options, name)
         if value is not None and value < 1:
-            raise ConfigError(f"--{name.replace('_', '-')} {value}: expected at least 1")
+            raise ConfigError(f"{flag(name)} {value}: expected at least 1")
     if options.reduction is not None and options.reduction < 2:
         raise ConfigError(f"--reduction {options.reduction}: expected at least 2")
     usd_per_hour = _usd_per_hour(options)
@@ -275,14 +274,11 @@ def _check_fidelities(options: argparse.Namespace, space: Space) -> None:
 
 def _usd_per_hour(options: argparse.Namespace) -> float | None:
     """Return the price of an hour of training; None if nobody asks for it."""
-    for name in ("max_hours", "max_cost", "usd_per_hour"):
-        value = getattr(options, name)
-        if value is not None and not (math.isfinite(value) and value > 0):
-            raise ConfigError(f"--{name.replace('_', '-')} {value:g}: expected a number above 0")
+    expect_above_0(options, "max_hours", "max_cost", "usd_per_hour")
     if options.max_cost is None:
         for name in ("usd_per_hour", "machine"):
             if getattr(options, name) is not None:
-                raise ConfigError(f"--{name.replace('_', '-')}: only with --max-cost")
+                raise ConfigError(f"{flag(name)}: only with --max-cost")
         return None
     if (options.usd_per_hour is None) == (options.machine is None):
         raise ConfigError(

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from orchestrator.api import plan_comparison
 from orchestrator.cli.console import EXIT_DONE, command_parser, print_whole, run_command, say
+from orchestrator.cli.text import flag
 from orchestrator.driver.results.planned import PlannedComparison
 from orchestrator.errors import ConfigError
 from orchestrator.statistics.comparison import FEWEST_DIFFERENCES
@@ -57,7 +58,7 @@ def show_plans(options: argparse.Namespace, console: Console, _errors: Console) 
         value = getattr(options, name)
         if value is not None and not low < value < high:
             bound = f" and below {high:g}" if math.isfinite(high) else ""
-            raise ConfigError(f"--{name.replace('_', '-')} {value:g}: expected a number above {low}{bound}")
+            raise ConfigError(f"{flag(name)} {value:g}: expected a number above {low}{bound}")
     everything = plan_comparison(options.output, study=options.study)
     wanted = [one for one in everything if one.metric == options.metric]
     structures = sorted({one.structure for one in wanted})

@@ -17,6 +17,7 @@ from orchestrator.cli.console import (
     say,
 )
 from orchestrator.cli.evaluate import add_processes, add_scoring, metrics_of, print_standings, tolerances_of
+from orchestrator.cli.text import flag
 from orchestrator.driver.results.submit import Submitted
 from orchestrator.errors import ConfigError
 
@@ -80,7 +81,7 @@ def _options(options: argparse.Namespace) -> SubmitOptions:
     wrong = [name for name in unfitting if getattr(options, name) is not None]
     if wrong:
         place = "with" if options.reference else "without"
-        raise ConfigError(f"--{wrong[0].replace('_', '-')}: has no meaning {place} --reference; leave it out")
+        raise ConfigError(f"{flag(wrong[0])}: has no meaning {place} --reference; leave it out")
     if options.reference and not options.label:
         raise ConfigError("--label: found none; expected the labels to score with their tolerances, such as 1-15=1.0")
     given = SubmitOptions(workers=options.workers, cluster=options.cluster)

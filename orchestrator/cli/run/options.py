@@ -10,6 +10,7 @@ from orchestrator.api import RequestOptions, load_study, make_request, require_d
 from orchestrator.benchmark.loading import DEFAULT_STUDY
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.cli.console import command_parser
+from orchestrator.cli.text import flag
 from orchestrator.cluster.environment import LAUNCHED_FROM
 from orchestrator.cluster.registry import load_cluster
 from orchestrator.configuration import is_folder
@@ -137,10 +138,15 @@ def check_options(options: argparse.Namespace) -> None:
     chosen = [flag(name) for name in ALONE if getattr(options, name)]
     if len(chosen) > 1:
         raise ConfigError(f"{' and '.join(chosen)}: expected one of them")
-    for name in ("deadline", "max_cost"):
-        limit = getattr(options, name)
-        if limit is not None and not (math.isfinite(limit) and limit > 0):
-            raise ConfigError(f"{flag(name)} {limit:g}: expected a number above 0")
+    expect_above_0(options, "deadline", "max_cost")
+
+
+def expect_above_0(options: argparse.Namespace, *names: str) -> None:
+    """Raise ConfigError for an option that is given, and no finite number above 0."""
+    for name in names:
+        value = getattr(options, name)
+        if value is not None and not (math.isfinite(value) and value > 0):
+            raise ConfigError(f"{flag(name)} {value:g}: expected a number above 0")
 
 
 def words_of(options: Mapping[str, object]) -> list[str]:
@@ -163,8 +169,3 @@ def command_for(options: argparse.Namespace, training_ids: Sequence[str]) -> lis
     given = {name: value for name, value in (vars(options) | launched_from).items() if value != defaults[name]}
     given.pop("only", None)
     return ["orchestrator", "run", *words_of(given | {"only": training_ids})]
-
-
-def flag(name: str) -> str:
-    """Return how an option is written on a command line."""
-    return f"--{name.replace('_', '-')}"
