@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import partial
 
-from orchestrator.cluster.node_pool import NodePool, Resources
+from orchestrator.cluster.node_pool import NodePool
 from orchestrator.scheduling.autoscaling import missing_machines
 from orchestrator.scheduling.ended import FailureKind
 from orchestrator.scheduling.placement import Start
@@ -89,7 +89,6 @@ class _RunningStage:
     start: Start
     start_s: float
     speed: float
-    share: Resources
 
     def occupation(self, *, until_s: float) -> Occupation:
         """Return what it has taken, and for how long."""
@@ -97,8 +96,8 @@ class _RunningStage:
             pool=self.start.node.rpartition("-")[0],
             start_s=self.start_s,
             end_s=until_s,
-            cpus=self.share.cpus,
-            gpus=self.share.gpus,
+            cpus=self.start.share.cpus,
+            gpus=self.start.share.gpus,
         )
 
 
@@ -217,7 +216,7 @@ class Simulation:
         stage, share, node = start.stage, start.share, self.schedule.processors.node(start.node)
         is_training = stage.kind is StageKind.TRAIN
         speed = (node.speed if share.gpus else 1.0) * self.schedule.needs.of(stage).pace_with(share)
-        under = _RunningStage(start=start, start_s=self._now_s, speed=speed, share=share)
+        under = _RunningStage(start=start, start_s=self._now_s, speed=speed)
         self._under_way[stage.key] = under
         self._on_node.setdefault(start.node, {})[stage.key] = None
         left_s = (self._whole_s(stage.key) - stage.expected_core_s - self._done_s.get(stage.key, 0.0)) / speed

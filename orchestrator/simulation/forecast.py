@@ -4,6 +4,7 @@ import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from statistics import median_high
 
 from orchestrator.benchmark.definition import Training
 from orchestrator.benchmark.presets import Preset
@@ -179,11 +180,11 @@ def forecast(
         makespan_s=by_length[len(by_length) // 2].makespan_s,
         early_s=by_length[0].makespan_s,
         late_s=by_length[-1].makespan_s,
-        gpu_hours=_median([trace.gpu_hours for trace in traces]),
-        held_gpu_hours=_median([trace.held_gpu_hours for trace in traces]),
-        usd=_median([cost for cost in costs if cost is not None]) if None not in costs else None,
-        num_interruptions=_median([trace.num_interruptions for trace in traces]),
-        num_requests_to_stop=_median([trace.num_requests_to_stop for trace in traces]),
+        gpu_hours=median_high([trace.gpu_hours for trace in traces]),
+        held_gpu_hours=median_high([trace.held_gpu_hours for trace in traces]),
+        usd=median_high([cost for cost in costs if cost is not None]) if None not in costs else None,
+        num_interruptions=median_high([trace.num_interruptions for trace in traces]),
+        num_requests_to_stop=median_high([trace.num_requests_to_stop for trace in traces]),
         trace=traces[0],
     )
 
@@ -258,7 +259,3 @@ def _play(graph: Graph, fleet: Fleet, *, needs: Needs, seed: int, min_gain_s: fl
         is_growing=fleet.is_growing,
         idle_s=fleet.idle_s,
     ).run()
-
-
-def _median(values: Sequence[float]) -> float:
-    return sorted(values)[len(values) // 2]
