@@ -3,7 +3,7 @@
 import struct
 
 from orchestrator.images.dicom.elements import EXPORT
-from orchestrator.images.dicom.slice import CtSlice
+from orchestrator.images.dicom.slice import Slice
 from orchestrator.images.problem import SourceError
 
 _RLE = "1.2.840.10008.1.2.5"
@@ -16,7 +16,7 @@ _BITS_STORED, _HIGH_BIT = b"\x28\x00\x01\x01US\x02\x00", b"\x28\x00\x02\x01US\x0
 """How these elements begin; compressed files are of explicit VR and little-endian."""
 
 
-def check_frame(slice_: CtSlice, content: bytes) -> None:
+def check_frame(slice_: Slice, content: bytes) -> None:
     """Refuse a stream of another size than the header says: of a larger one of JPEG-LS, GDCM takes the first voxels."""
     frame = _frame(slice_, content)
     if frame is not None and frame[1:] != slice_.size:
@@ -28,7 +28,7 @@ def check_frame(slice_: CtSlice, content: bytes) -> None:
         )
 
 
-def with_all_bits(slice_: CtSlice, content: bytes) -> bytes | None:
+def with_all_bits(slice_: Slice, content: bytes) -> bytes | None:
     """Return a file whose header says that all bits of its stream are in use; None where it says so already.
 
     GDCM cuts off what is above BitsStored. Most files whose streams have more bits have nothing in these, and are read
@@ -46,7 +46,7 @@ def with_all_bits(slice_: CtSlice, content: bytes) -> bytes | None:
     return content
 
 
-def _frame(slice_: CtSlice, content: bytes) -> tuple[int, int, int] | None:
+def _frame(slice_: Slice, content: bytes) -> tuple[int, int, int] | None:
     """Return the bits, columns and rows that a stream of JPEG or JPEG-LS says; None if it is none."""
     if slice_.transfer_syntax not in _JPEG:
         return None

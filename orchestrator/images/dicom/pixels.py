@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from orchestrator.errors import StorageError
 from orchestrator.images.dicom.compressed import check_frame, with_all_bits
 from orchestrator.images.dicom.elements import read_whole
-from orchestrator.images.dicom.slice import CtSlice
+from orchestrator.images.dicom.slice import Slice
 from orchestrator.images.problem import SourceError
 
 _DECODER = Path(__file__).with_name("decoder.py")
@@ -37,7 +37,7 @@ class DecodedVoxels:
     """Of the digests of the files, in the order of the slices."""
 
 
-def decode(slices: Sequence[CtSlice]) -> DecodedVoxels:
+def decode(slices: Sequence[Slice]) -> DecodedVoxels:
     """Decode the slices of a stack, in their order.
 
     Raises
@@ -68,7 +68,7 @@ def decode(slices: Sequence[CtSlice]) -> DecodedVoxels:
                 child.kill()
 
 
-def _files(slice_: CtSlice, folder: Path, *, name: str) -> list[Path]:
+def _files(slice_: Slice, folder: Path, *, name: str) -> list[Path]:
     """Return the file of a slice as GDCM reads it, and another that shows what it cuts off, where it may."""
     files = [_without_rest(slice_, folder / name)]
     if slice_.pixels.is_compressed:
@@ -79,7 +79,7 @@ def _files(slice_: CtSlice, folder: Path, *, name: str) -> list[Path]:
     return files
 
 
-def _without_rest(slice_: CtSlice, copy: Path) -> Path:
+def _without_rest(slice_: Slice, copy: Path) -> Path:
     """Return the file of a slice, or a copy that ends with its pixels: GDCM stumbles over some bytes behind them."""
     if slice_.pixels.is_last:
         return slice_.file
@@ -88,7 +88,7 @@ def _without_rest(slice_: CtSlice, copy: Path) -> Path:
 
 
 def _received(
-    slices: Sequence[CtSlice], child: subprocess.Popen[bytes], *, files: Sequence[Sequence[Path]], log: IO[bytes]
+    slices: Sequence[Slice], child: subprocess.Popen[bytes], *, files: Sequence[Sequence[Path]], log: IO[bytes]
 ) -> DecodedVoxels:
     if child.stdin is None or child.stdout is None:
         raise StorageError("a process without pipes")
@@ -119,7 +119,7 @@ def _received(
     return DecodedVoxels(voxels=volume, sha256=digests.hexdigest())
 
 
-def _check_stored(slice_: CtSlice, content: bytes) -> None:
+def _check_stored(slice_: Slice, content: bytes) -> None:
     """Refuse what GDCM would cut off without a word: numbers of more bits than the header says, and voxels."""
     pixels, stored = slice_.pixels, slice_.stored
     if pixels.is_compressed:
@@ -131,7 +131,7 @@ def _check_stored(slice_: CtSlice, content: bytes) -> None:
     _check_bits(slice_, numbers)
 
 
-def _check_bits(slice_: CtSlice, numbers: NDArray[np.integer]) -> None:
+def _check_bits(slice_: Slice, numbers: NDArray[np.integer]) -> None:
     """Refuse numbers of more bits than the header says."""
     stored = slice_.stored
     if numbers.min() < stored.lowest or numbers.max() > stored.highest:
@@ -143,7 +143,7 @@ def _check_bits(slice_: CtSlice, numbers: NDArray[np.integer]) -> None:
         )
 
 
-def _told_plane(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> NDArray[np.generic]:
+def _told_plane(slice_: Slice, child: subprocess.Popen[bytes], *, stream: IO[bytes]) -> NDArray[np.generic]:
     line = stream.readline(_LONGEST_LINE)
     if not line.endswith(b"\n"):
         raise _died(slice_, child)
@@ -159,7 +159,7 @@ def _told_plane(slice_: CtSlice, child: subprocess.Popen[bytes], *, stream: IO[b
     return plane
 
 
-def _died(slice_: CtSlice, child: subprocess.Popen[bytes]) -> SourceError | StorageError:
+def _died(slice_: Slice, child: subprocess.Popen[bytes]) -> SourceError | StorageError:
     code = child.wait()
     if -code in _KILLED_FROM_OUTSIDE:
         return StorageError(f"the process that read {slice_.file} was ended by signal {-code}: was the memory short?")
@@ -168,7 +168,7 @@ def _died(slice_: CtSlice, child: subprocess.Popen[bytes]) -> SourceError | Stor
     return _undecodable(slice_, f"GDCM crashes, {f'signal {-code}' if code < 0 else f'exit code {code}'}")
 
 
-def _undecodable(slice_: CtSlice, found: str) -> SourceError:
+def _undecodable(slice_: Slice, found: str) -> SourceError:
     return SourceError.of(
         slice_.file,
         found=f"a slice that cannot be decoded ({found})",

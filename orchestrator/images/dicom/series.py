@@ -17,7 +17,7 @@ from orchestrator.images.dicom.elements import (
     read_elements,
     unopened,
 )
-from orchestrator.images.dicom.slice import CtSlice, ct_slice, is_derived, other_than_slice
+from orchestrator.images.dicom.slice import Slice, is_derived, other_than_slice, slice_of
 from orchestrator.images.dicom.stack import Stack, stack_of
 from orchestrator.images.geometry import check_same_geometry
 from orchestrator.images.problem import SourceError
@@ -152,10 +152,10 @@ def _candidates(files: _Files, *, uid: str, name: str) -> list[_Candidate]:
     elements = files.series[uid]
     folders = {each.file.parent for each in elements}
     errors = [error for error in files.unreadable if Path(error.problem.path).parent in folders]
-    slices: list[CtSlice] = []
+    slices: list[Slice] = []
     for each in elements:
         try:
-            slices.append(ct_slice(each))
+            slices.append(slice_of(each))
         except SourceError as error:
             errors.append(error)
     groups = _parallel(slices) or [[]]
@@ -170,7 +170,7 @@ def _candidates(files: _Files, *, uid: str, name: str) -> list[_Candidate]:
 
 
 def _candidate(
-    group: Sequence[CtSlice],
+    group: Sequence[Slice],
     elements: Sequence[Elements],
     *,
     errors: Sequence[SourceError],
@@ -210,9 +210,9 @@ def _first_of(errors: Sequence[SourceError]) -> SourceError | None:
     )
 
 
-def _parallel(slices: Sequence[CtSlice]) -> list[list[CtSlice]]:
+def _parallel(slices: Sequence[Slice]) -> list[list[Slice]]:
     """Slices by the direction of their normals."""
-    groups: list[list[CtSlice]] = []
+    groups: list[list[Slice]] = []
     for each in slices:
         for group in groups:
             if abs(float(np.cross(each.row, each.column) @ np.cross(group[0].row, group[0].column))) > _PARALLEL:

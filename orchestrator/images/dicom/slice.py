@@ -49,7 +49,7 @@ class StoredNumbers:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class CtSlice:
+class Slice:
     """What the header of one slice says."""
 
     file: Path
@@ -72,7 +72,7 @@ class CtSlice:
     """Direction in which a column runs, from row to row."""
     rescale: tuple[float, float]
     """Slope and intercept that make Hounsfield units of stored numbers."""
-    padding_hu: float | None
+    padding_value: float | None
     """What stands outside of the field of view, None if it is not marked."""
     transfer_syntax: str
     """UID of the encoding."""
@@ -144,7 +144,7 @@ def is_derived(elements: Elements) -> bool:
     return image_type[0] == "DERIVED" or image_type[1:2] == ["SECONDARY"]
 
 
-def ct_slice(elements: Elements) -> CtSlice:
+def slice_of(elements: Elements) -> Slice:
     """Check the header of a slice; raises SourceError with the name of the file."""
     if elements.pixels is None:
         raise elements.problem("a slice that ends before its pixels", "PixelData")
@@ -157,7 +157,7 @@ def ct_slice(elements: Elements) -> CtSlice:
         raise elements.problem("a slice with PixelSpacing that is not positive", "2 distances in mm", advice=EXPORT)
     x, y, z = elements.numbers(Tag.ImagePositionPatient, count=3)
     slope, intercept = _rescale(elements)
-    return CtSlice(
+    return Slice(
         file=elements.file,
         patient=elements.text(Tag.PatientID),
         frame_of_reference=elements.text(Tag.FrameOfReferenceUID),
@@ -168,7 +168,7 @@ def ct_slice(elements: Elements) -> CtSlice:
         row=row,
         column=column,
         rescale=(slope, intercept),
-        padding_hu=_padding_hu(elements, slope=slope, intercept=intercept),
+        padding_value=_padding_value(elements, slope=slope, intercept=intercept),
         stored=_stored_numbers(elements),
         transfer_syntax=elements.transfer_syntax,
         pixels=_checked_pixels(elements, elements.pixels, size=size),
@@ -207,7 +207,7 @@ def _rescale(elements: Elements) -> tuple[float, float]:
     return slope, intercept
 
 
-def _padding_hu(elements: Elements, *, slope: float, intercept: float) -> float | None:
+def _padding_value(elements: Elements, *, slope: float, intercept: float) -> float | None:
     if len(elements.values.get(Tag.PixelPaddingValue, b"")) != 2:
         return None
     stored = elements.whole(Tag.PixelPaddingValue)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from orchestrator.images.dicom.elements import read_whole
-from orchestrator.images.dicom.slice import CtSlice
+from orchestrator.images.dicom.slice import Slice
 from orchestrator.images.geometry import Geometry
 from orchestrator.images.problem import SourceError
 
@@ -28,7 +28,7 @@ _RESAMPLE = "Resample image and masks to such a grid, for example with dcm2niix,
 class Stack:
     """Slices that form a volume."""
 
-    slices: tuple[CtSlice, ...]
+    slices: tuple[Slice, ...]
     """From the first to the last, along their normal."""
     geometry: Geometry
     """Grid on which they lie."""
@@ -41,7 +41,7 @@ class Stack:
         return np.result_type(*{each.value_dtype for each in self.slices}).itemsize
 
 
-def stack_of(slices: Sequence[CtSlice], *, name: str) -> Stack:
+def stack_of(slices: Sequence[Slice], *, name: str) -> Stack:
     """Order the slices of a series by their heights and check that they lie on one grid.
 
     The grid is that of ITK: the first position, the directions of the first slice, the mean distance from the first to
@@ -74,14 +74,14 @@ def stack_of(slices: Sequence[CtSlice], *, name: str) -> Stack:
     return Stack(slices=tuple(kept), geometry=geometry, notes=notes)
 
 
-_SAME_IN_ALL: dict[str, Callable[[CtSlice], object]] = {
+_SAME_IN_ALL: dict[str, Callable[[Slice], object]] = {
     "patient": lambda each: each.patient,
     "coordinate system": lambda each: each.frame_of_reference,
     "size": lambda each: each.size,
 }
 
 
-def _check_same(slices: Sequence[CtSlice], *, what: str, value: Callable[[CtSlice], object], name: str) -> None:
+def _check_same(slices: Sequence[Slice], *, what: str, value: Callable[[Slice], object], name: str) -> None:
     numbers = Counter(value(each) for each in slices)
     if len(numbers) == 1:
         return
@@ -101,8 +101,8 @@ def _shown(value: object) -> str:
     return " x ".join(map(str, value)) if isinstance(value, tuple) else str(value) or "none"
 
 
-def _without_copies(ordered: Sequence[CtSlice], *, normal: NDArray[np.float64], name: str) -> list[CtSlice]:
-    kept: list[CtSlice] = []
+def _without_copies(ordered: Sequence[Slice], *, normal: NDArray[np.float64], name: str) -> list[Slice]:
+    kept: list[Slice] = []
     for each in ordered:
         if kept and abs(float(normal @ (np.subtract(each.origin_mm, kept[-1].origin_mm)))) <= _SAME_POSITION_MM:
             other = kept[-1]
@@ -123,7 +123,7 @@ def _without_copies(ordered: Sequence[CtSlice], *, normal: NDArray[np.float64], 
     return kept
 
 
-def _check_acquisitions(slices: Sequence[CtSlice], *, name: str) -> None:
+def _check_acquisitions(slices: Sequence[Slice], *, name: str) -> None:
     """Refuse slices of several passes that lie between each other; those of a pass may follow those of another one."""
     numbers = [each.acquisition for each in slices]
     begun = [number for number, before in zip(numbers, ["", *numbers], strict=False) if number and number != before]
@@ -138,13 +138,13 @@ def _check_acquisitions(slices: Sequence[CtSlice], *, name: str) -> None:
         )
 
 
-def _content(slice_: CtSlice) -> tuple[object, ...]:
+def _content(slice_: Slice) -> tuple[object, ...]:
     content = read_whole(slice_.file, num_bytes=slice_.pixels.end)
     pixels = hashlib.sha256(content[slice_.pixels.offset : slice_.pixels.end]).digest()
     return pixels, slice_.rescale, slice_.spacing_mm, slice_.row, slice_.column
 
 
-def _grid(slices: Sequence[CtSlice], *, normal: NDArray[np.float64], name: str) -> Geometry:
+def _grid(slices: Sequence[Slice], *, normal: NDArray[np.float64], name: str) -> Geometry:
     first, last = slices[0], slices[-1]
     distance_mm = float(np.linalg.norm(np.subtract(last.origin_mm, first.origin_mm))) / (len(slices) - 1)
     if abs(float(normal @ np.subtract(last.origin_mm, first.origin_mm))) <= _SAME_POSITION_MM:
@@ -158,7 +158,7 @@ def _grid(slices: Sequence[CtSlice], *, normal: NDArray[np.float64], name: str) 
     )
 
 
-def _check_on_grid(slices: Sequence[CtSlice], geometry: Geometry, *, normal: NDArray[np.float64], name: str) -> None:
+def _check_on_grid(slices: Sequence[Slice], geometry: Geometry, *, normal: NDArray[np.float64], name: str) -> None:
     step_mm = np.reshape(geometry.direction, (3, 3))[:, 2] * geometry.spacing_mm[2]
     corners_mm = np.array([each.corners_mm for each in slices])
     wanted_mm = corners_mm[0] + np.arange(len(slices))[:, None, None] * step_mm
@@ -182,7 +182,7 @@ def _check_on_grid(slices: Sequence[CtSlice], geometry: Geometry, *, normal: NDA
     )
 
 
-def _raise_turned(slices: Sequence[CtSlice], *, name: str) -> None:
+def _raise_turned(slices: Sequence[Slice], *, name: str) -> None:
     edges_mm = np.array([each.corners_mm - np.asarray(each.origin_mm) for each in slices])
     apart = np.linalg.norm(edges_mm - np.median(edges_mm, axis=0), axis=2).max(axis=1)
     if apart.max() > TOLERANCE_MM:
@@ -194,7 +194,7 @@ def _raise_turned(slices: Sequence[CtSlice], *, name: str) -> None:
         )
 
 
-def _raise_uneven(slices: Sequence[CtSlice], heights: NDArray[np.float64], *, name: str) -> None:
+def _raise_uneven(slices: Sequence[Slice], heights: NDArray[np.float64], *, name: str) -> None:
     gaps = np.diff(heights)
     distance_mm = float(np.median(gaps))
     bad = np.flatnonzero(np.abs(gaps - distance_mm) > TOLERANCE_SHARE * distance_mm)
@@ -212,7 +212,7 @@ def _raise_uneven(slices: Sequence[CtSlice], heights: NDArray[np.float64], *, na
 
 
 def _raise_tilted(
-    slices: Sequence[CtSlice], heights: NDArray[np.float64], *, normal: NDArray[np.float64], name: str
+    slices: Sequence[Slice], heights: NDArray[np.float64], *, normal: NDArray[np.float64], name: str
 ) -> None:
     origins = np.array([each.origin_mm for each in slices]) - np.asarray(slices[0].origin_mm)
     sideways = origins - np.outer(origins @ normal, normal)

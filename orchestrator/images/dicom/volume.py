@@ -68,7 +68,7 @@ class DicomVolume(Volume):
         notes = []
         if len({each.rescale for each in stack.slices}) > 1:
             notes.append(f"{self.name}: slices have rescale slopes or intercepts of their own; each was applied to its")
-        paddings = {each.padding_hu for each in stack.slices if each.padding_hu is not None}
+        paddings = {each.padding_value for each in stack.slices if each.padding_value is not None}
         num_padded = sum(int(np.count_nonzero(plane == padding)) for padding in paddings for plane in voxels)
         if num_padded:
             values = ", ".join(f"{padding:g}" for padding in sorted(paddings))

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.dicom.slice import CtSlice
+from orchestrator.images.dicom.slice import Slice
 from orchestrator.images.dicom.stack import Stack
 from orchestrator.inference.products.dicom_object import (
     MANUFACTURER,
@@ -137,7 +137,7 @@ def _slice(header: "Dataset") -> "Dataset":
 
 
 def _contours(
-    segment: Segment, slices: Sequence[tuple[NDArray[np.integer], set[int], CtSlice, "Dataset"]]
+    segment: Segment, slices: Sequence[tuple[NDArray[np.integer], set[int], Slice, "Dataset"]]
 ) -> Iterator["Dataset"]:
     for plane, labels, place, header in slices:
         if labels.isdisjoint(segment.labels):
@@ -152,7 +152,7 @@ def _contours(
             yield contour
 
 
-def _positions_mm(polygon: Polygon, place: CtSlice) -> NDArray[np.float64]:
+def _positions_mm(polygon: Polygon, place: Slice) -> NDArray[np.float64]:
     """Return corners in the coordinates of the patient, shape (corners, 3)."""
     rows, columns = polygon.T
     along_row, along_column = (
