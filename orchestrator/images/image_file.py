@@ -10,7 +10,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 
 from orchestrator.images.geometry import Geometry, placed
-from orchestrator.images.label_maps import open_label_map
+from orchestrator.images.label_maps import open_volume
 from orchestrator.images.nifti import scaled
 from orchestrator.images.pictures import PICTURE_SUFFIXES, open_picture
 from orchestrator.images.problem import naming
@@ -45,7 +45,7 @@ class ImageFile:
             is_stack = self.path.suffix in {".tif", ".tiff"}
             beside = [file for file in self.spacing_files if file.is_file()] if is_stack else []
             return (self.path, *beside[:1])
-        with open_label_map(self.path, what="an image") as opened:
+        with open_volume(self.path, what="an image") as opened:
             return opened.files
 
     def header(self) -> "FileHeader":
@@ -54,7 +54,7 @@ class ImageFile:
             with naming(self.path):
                 picture = open_picture(self.path, spacing_files=self.spacing_files, must_be_stack=self.must_be_stack)
             return FileHeader(geometry=picture.geometry, num_channels=picture.num_channels)
-        with open_label_map(self.path, what="an image") as opened:
+        with open_volume(self.path, what="an image") as opened:
             opened.check_size()
             header = opened.header
             return FileHeader(
@@ -119,7 +119,7 @@ def digest_of(files: Iterable[SourceFile]) -> str:
 
 def _volume(path: Path, values: Values) -> tuple[NDArray[np.generic], ImageHeader]:
     """Return the values of a volume; what they were made of is let go of, before ITK makes a copy of them."""
-    with open_label_map(path, what="an image") as opened:
+    with open_volume(path, what="an image") as opened:
         header, stored = opened.header, opened.stored(ReadBuffer())
     del opened  # and with it what was compressed
     return values(stored, header), header

@@ -1,4 +1,4 @@
-"""Label maps as files: NIfTI, MetaImage, NRRD and MINC, the header first, and the voxels only of those that fit."""
+"""Label maps and images as files: NIfTI, MetaImage, NRRD and MINC, the header first, and the voxels where it fits."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -49,8 +49,8 @@ class LabelMap:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True, eq=False)
-class OpenLabelMap:
-    """A label map of which only the header is read."""
+class OpenVolume:
+    """A label map or an image of which only the header is read."""
 
     path: Path
     header: ImageHeader
@@ -62,8 +62,8 @@ class OpenLabelMap:
     _check_size: Callable[[], None] = field(repr=False)
     _check_whole: Callable[[], None] = field(repr=False)
 
-    def read(self, buffer: ReadBuffer) -> LabelMap:
-        """Read the voxels, which are good until the next file is read into the buffer; raises DataError."""
+    def labels(self, buffer: ReadBuffer) -> LabelMap:
+        """Read the voxels as labels, which are good until the next file is read into the buffer; raises DataError."""
         with naming(self.path):
             labels = as_labels(self.stored(buffer), slope=self.header.slope, intercept=self.header.intercept)
         return LabelMap(
@@ -71,7 +71,7 @@ class OpenLabelMap:
         )
 
     def stored(self, buffer: ReadBuffer) -> NDArray[np.generic]:
-        """Read the numbers (z, y, x) as they are stored, as `read`, but raises Fault."""
+        """Read the numbers (z, y, x) as they are stored, good for as long as `labels`; raises Fault."""
         return self._read(buffer)
 
     def check_size(self) -> None:
@@ -89,14 +89,14 @@ class OpenLabelMap:
 
 
 @contextmanager
-def open_label_map(path: Path, *, what: str = "a label map") -> Iterator[OpenLabelMap]:
-    """Context with a label map whose header is read, or another volume that messages call `what`.
+def open_volume(path: Path, *, what: str = "a label map") -> Iterator[OpenVolume]:
+    """Context with a volume whose header is read, which messages call `what`.
 
     Raises
     ------
     SourceError
-        If the file is missing, no file, unreadable, or its header is damaged or contradicts itself; from `read`, if its
-        voxels are cut short, damaged or no labels.
+        If the file is missing, no file, unreadable, or its header is damaged or contradicts itself; from `labels`, if
+        its voxels are cut short, damaged or no labels.
     """
     if not path.is_file():
         raise SourceError.of(path, found=what_is_instead(path), expected=what, advice="Put a file there.")
@@ -112,7 +112,7 @@ def open_label_map(path: Path, *, what: str = "a label map") -> Iterator[OpenLab
         with path.open("rb") as stream:
             with naming(path):
                 file = NiftiFile(stream, must_be_gzip=name.endswith(".gz"))
-            yield OpenLabelMap(
+            yield OpenVolume(
                 path=path,
                 header=file.header,
                 files=(path,),
@@ -134,13 +134,13 @@ def open_label_map(path: Path, *, what: str = "a label map") -> Iterator[OpenLab
     yield opened
 
 
-def _open_minc(path: Path) -> OpenLabelMap:
+def _open_minc(path: Path) -> OpenVolume:
     minc = MincFile(path)
 
     def check() -> None:
         """Its reader is that of nibabel, which refuses what is not there."""
 
-    return OpenLabelMap(
+    return OpenVolume(
         path=path,
         header=minc.header,
         files=(path,),
@@ -151,9 +151,9 @@ def _open_minc(path: Path) -> OpenLabelMap:
     )
 
 
-def _open_text_header(path: Path) -> OpenLabelMap:
+def _open_text_header(path: Path) -> OpenVolume:
     header, stored = (parse_metaimage if path.name.lower().endswith((".mha", ".mhd")) else parse_nrrd)(path)
-    return OpenLabelMap(
+    return OpenVolume(
         path=path,
         header=header,
         files=tuple(dict.fromkeys((path, stored.path))),
@@ -165,9 +165,9 @@ def _open_text_header(path: Path) -> OpenLabelMap:
 
 
 def read_label_map(path: Path, *, buffer: ReadBuffer | None = None) -> LabelMap:
-    """Read a label map; parameters and errors as `open_label_map` and its `read`."""
-    with open_label_map(path) as opened:
-        return opened.read(buffer or ReadBuffer())
+    """Read a label map; parameters and errors as `open_volume` and its `labels`."""
+    with open_volume(path) as opened:
+        return opened.labels(buffer or ReadBuffer())
 
 
 @np.errstate(all="ignore")  # what overflows is found to be no label

@@ -23,7 +23,7 @@ from orchestrator.images.dicom.volume import DicomVolume
 from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, lps_order, reordered
 from orchestrator.images.gipl import check_gipl
 from orchestrator.images.image_file import FileHeader, ImageFile, digest_of
-from orchestrator.images.label_maps import SUFFIXES, open_label_map
+from orchestrator.images.label_maps import SUFFIXES, open_volume
 from orchestrator.images.pictures import PICTURE_SUFFIXES
 from orchestrator.images.source_file import SourceFile
 from orchestrator.inference.cases import InputCase, dicom_folders
@@ -76,7 +76,7 @@ class ModelFiles:
         if not file.name.lower().endswith(SUFFIXES):
             return True
         try:
-            with open_label_map(file, what="an image") as opened:
+            with open_volume(file, what="an image") as opened:
                 return opened.is_read_by_itk and (opened.header.unit == "mm" or not self.is_of_project)
         except (DataError, OSError):
             # What is wrong with it is said when it is read.
@@ -255,7 +255,7 @@ def _check_whole(files: Sequence[Path]) -> None:
         if file.name.lower().endswith(".gipl"):
             check_gipl(file)
         elif file.name.lower().endswith(SUFFIXES):
-            with open_label_map(file, what="an image") as opened:
+            with open_volume(file, what="an image") as opened:
                 opened.check_whole()
 
 

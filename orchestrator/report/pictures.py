@@ -21,7 +21,7 @@ from orchestrator.benchmark.definition import Case, Training
 from orchestrator.benchmark.study import Study
 from orchestrator.errors import OrchestratorError
 from orchestrator.images.geometry import order_onto
-from orchestrator.images.label_maps import open_label_map, read_label_map
+from orchestrator.images.label_maps import open_volume, read_label_map
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.images.volume import read_nifti
@@ -96,9 +96,9 @@ def _volumes(row: JsonMapping, *, study: Study, training: Training, storage: Sto
     image = read_nifti(SourceFile(path=storage.fetch(run_paths.case_image(case))), is_volume=False).image
     truth = read_label_map(storage.fetch(run_paths.case_labels(case, label_set=evaluation.label_set)))
     prediction_path: Path = storage.fetch(run_paths.prediction(training.id, case))
-    with open_label_map(prediction_path) as opened:
+    with open_volume(prediction_path) as opened:
         order = order_onto(truth.geometry, opened.header.geometry)
-        guess = order.array(opened.read(ReadBuffer()).array)
+        guess = order.array(opened.labels(ReadBuffer()).array)
 
     label_sets = [study.label_set(name) for name in (evaluation.label_set, training.label_set)]
     of_reference, of_prediction = (found.structure(row["structure"]).labels for found in label_sets)

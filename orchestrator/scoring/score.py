@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from kernels import OWN_FIELDS, LabelScore, count_labels
 from orchestrator.errors import ConfigError, DataError
 from orchestrator.images.geometry import AxisOrder, Geometry, grid_difference, order_onto
-from orchestrator.images.label_maps import LabelMap, OpenLabelMap, open_label_map, read_label_map
+from orchestrator.images.label_maps import LabelMap, OpenVolume, open_volume, read_label_map
 from orchestrator.images.problem import reading
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.results.records import CaseScore, ScoreStatus
@@ -145,9 +145,9 @@ def _score_prediction(
     if isinstance(prediction, NoPrediction):
         return _missing(truth, structures, message=prediction.reason)
     try:
-        with reading(prediction), open_label_map(prediction) as opened:
+        with reading(prediction), open_volume(prediction) as opened:
             order = _order_onto(known, opened)
-            guess = opened.read(_buffers.prediction)
+            guess = opened.labels(_buffers.prediction)
     except DataError as error:
         return _missing(truth, structures, message=str(error))
     predicted = order.array(guess.array)
@@ -181,7 +181,7 @@ def _other_values(labels: NDArray[np.integer]) -> Iterator[str]:
         yield f"holds {', '.join(map(str, values[:_MOST_NAMED]))}{more} and no label that is scored"
 
 
-def _order_onto(known: _Truth, prediction: OpenLabelMap) -> AxisOrder:
+def _order_onto(known: _Truth, prediction: OpenVolume) -> AxisOrder:
     """Return the order that brings a prediction onto the grid of the reference; raises DataError if none does."""
     truth, found = known.labels, prediction.header.geometry
     order = order_onto(truth.geometry, found)

@@ -14,7 +14,7 @@ from nibabel import quaternions
 
 from orchestrator.errors import DataError
 from orchestrator.images import stored_voxels
-from orchestrator.images.label_maps import open_label_map, read_label_map
+from orchestrator.images.label_maps import open_volume, read_label_map
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.images.volume import read_nifti, read_nifti_geometry
@@ -177,7 +177,7 @@ def test_forms_of_common_tools_agree_for_real_grids(tmp_path):
         header.set_qform(affine, 1)
         header["magic"], header["vox_offset"] = b"n+1", 352
         (tmp_path / "a.nii").write_bytes(header.binaryblock + b"\0" * 4)
-        with open_label_map(tmp_path / "a.nii") as opened:
+        with open_volume(tmp_path / "a.nii") as opened:
             lps = np.diag([-1.0, -1.0, 1.0]) @ affine[:3]
             assert opened.header.geometry.affine == pytest.approx(lps, abs=1e-4)
 

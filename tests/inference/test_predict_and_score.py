@@ -258,7 +258,7 @@ def test_a_disk_or_memory_that_fails_says_nothing_about_a_prediction_and_is_trie
 ):
     predict(context, TRAINING)
     with monkeypatch.context() as once:
-        once.setattr(scoring, "open_label_map", Mock(side_effect=error))
+        once.setattr(scoring, "open_volume", Mock(side_effect=error))
         with pytest.raises(type(error)) as caught:
             score(context, TRAINING)
     assert classify(caught.value) is kind

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from orchestrator.benchmark.presets import Preset
 from orchestrator.errors import DataError, IntegrityError
 from orchestrator.images.geometry import Geometry, grid_difference, order_onto, placed
-from orchestrator.images.label_maps import open_label_map
+from orchestrator.images.label_maps import open_volume
 from orchestrator.images.source_file import SourceFile
 from orchestrator.images.volume import read_nifti_geometry
 from orchestrator.patches.layout import Properties
@@ -155,7 +155,7 @@ def label_writer(
 def description_of(prediction: Path) -> str:
     """Return the description in the header of a label map; empty if it has none or cannot be read."""
     try:
-        with open_label_map(prediction) as opened:
+        with open_volume(prediction) as opened:
             return opened.header.description
     except DataError:
         return ""
