@@ -9,13 +9,14 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from orchestrator.images.formats.nifti import scaled
 from orchestrator.images.geometry import Geometry, placed
+from orchestrator.images.image_header import ImageHeader
 from orchestrator.images.label_maps import open_volume
-from orchestrator.images.nifti import scaled
 from orchestrator.images.pictures import PICTURE_SUFFIXES, open_picture
 from orchestrator.images.problem import naming
 from orchestrator.images.source_file import SourceFile
-from orchestrator.images.stored_voxels import ImageHeader, ReadBuffer
+from orchestrator.images.stored_voxels import ReadBuffer
 
 _FLAT_SPACING = 999.0
 """Thickness of a file of two axes for nnU-Net, in its larger spacing."""

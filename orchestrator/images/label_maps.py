@@ -10,15 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from orchestrator.images.formats.metaimage import parse_metaimage
+from orchestrator.images.formats.minc import MincFile
+from orchestrator.images.formats.nifti import NiftiFile, scaled
+from orchestrator.images.formats.nrrd import parse_nrrd
+from orchestrator.images.formats.text_header import check_size, check_whole, read_voxels
 from orchestrator.images.geometry import Geometry
-from orchestrator.images.metaimage import parse_metaimage
-from orchestrator.images.minc import MincFile
-from orchestrator.images.nifti import NiftiFile, scaled
-from orchestrator.images.nrrd import parse_nrrd
+from orchestrator.images.image_header import ImageHeader
 from orchestrator.images.problem import Fault, SourceError, naming
 from orchestrator.images.source_file import what_is_instead
-from orchestrator.images.stored_voxels import Encoding, ImageHeader, ReadBuffer
-from orchestrator.images.text_header import check_size, check_whole, read_voxels
+from orchestrator.images.stored_voxels import Encoding, ReadBuffer
 
 SUFFIXES = (".nii", ".nii.gz", ".mha", ".mhd", ".nrrd", ".nhdr", ".mnc")
 """Endings of label maps."""

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from orchestrator.errors import is_of_a_disk, is_out_of_memory
+from orchestrator.images.formats.nifti import check_finite
 from orchestrator.images.geometry import Geometry
-from orchestrator.images.nifti import check_finite
 from orchestrator.images.problem import Fault
 from orchestrator.images.stored_voxels import Encoding, ReadBuffer, check_room
 

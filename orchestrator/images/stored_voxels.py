@@ -9,17 +9,15 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from enum import StrEnum
 from functools import cache
-from pathlib import Path
 from typing import IO
 
 import deflate
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.geometry import Geometry
+from orchestrator.images.memory import available_bytes
 from orchestrator.images.problem import Fault
 
 PADDING_BYTES = 4096
@@ -32,11 +30,6 @@ _TRAILER_BYTES = 18
 _AGAIN = "It is damaged or cut short: write or download it again."
 
 
-_MEMORY = Path("/proc/meminfo")
-_OWN_GROUPS = Path("/proc/self/cgroup")
-_GROUPS = Path("/sys/fs/cgroup")
-
-
 class Encoding(StrEnum):
     """How voxels are stored."""
 
@@ -45,50 +38,6 @@ class Encoding(StrEnum):
     ZLIB = "zlib"
     BZIP2 = "bzip2"
     TEXT = "text"
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class ImageHeader:
-    """What a header says of a volume of one number a voxel."""
-
-    geometry: Geometry
-    """Its grid; of two axes it is one slice."""
-    num_axes: int
-    """2 or 3, without axes of one voxel behind the third."""
-    dtype: np.dtype[np.generic]
-    """Type of a stored number, with its byte order."""
-    slope: float = 1.0
-    """What a stored number is multiplied by."""
-    intercept: float = 0.0
-    """What is added to it then."""
-    description: str = ""
-    """A line of text that is kept with it."""
-    notes: tuple[str, ...] = ()
-    """What had to be decided to read it, one sentence each."""
-    unit: str = "mm"
-    """In which the header measures; its grid is in mm whatever it is."""
-
-    @property
-    def num_bytes(self) -> int:
-        """Bytes of all voxels."""
-        return math.prod(self.geometry.size) * self.dtype.itemsize
-
-    @property
-    def is_scaled(self) -> bool:
-        """Whether stored numbers are not the values themselves."""
-        return (self.slope, self.intercept) != (1.0, 0.0)
-
-    @property
-    def value_dtype(self) -> np.dtype[np.generic]:
-        """Type of the values, in the byte order of this machine: float32 where they are scaled, as ITK has it."""
-        if not self.is_scaled:
-            return self.dtype.newbyteorder("=")
-        return np.dtype(np.float64 if self.dtype.itemsize == 8 else np.float32)
-
-    def voxels(self, content: NDArray[np.uint8], *, first_byte: int = 0) -> NDArray[np.generic]:
-        """Return a view (z, y, x) of the bytes of a file."""
-        flat = np.frombuffer(content, self.dtype, count=math.prod(self.geometry.size), offset=first_byte)
-        return flat.reshape(self.geometry.size[::-1])
 
 
 class ReadBuffer:
@@ -105,49 +54,6 @@ class ReadBuffer:
                 raise MemoryError(f"{size / 2**30:.1f} GiB of voxels, and {available / 2**30:.1f} GiB of memory left")
             self._memory = np.empty(size, np.uint8)
         return self._memory[:size]
-
-
-def available_bytes() -> int | None:
-    """Return the memory that can be had without swapping; None if nothing says.
-
-    It is what the machine has left, or the control groups around this process, which are how containers, Slurm and
-    systemd limit memory.
-    """
-    found = list(_left_in_groups())
-    if _MEMORY.is_file():
-        lines = _MEMORY.read_text().splitlines()
-        found += [int(line.split()[1]) << 10 for line in lines if line.startswith("MemAvailable:")]
-    return min(found, default=None)
-
-
-def _left_in_groups() -> Iterator[int]:
-    """Yield what each control group around this process has left, from its own one up; version 1 and 2."""
-    if not _OWN_GROUPS.is_file():
-        return
-    for line in _OWN_GROUPS.read_text().splitlines():
-        _, controllers, path = line.split(":", maxsplit=2)
-        if "memory" in controllers.split(","):
-            top, limit, taken, of_files = _GROUPS / "memory", "limit_in_bytes", "usage_in_bytes", "total_"
-        elif not controllers:
-            top, limit, taken, of_files = _GROUPS, "max", "current", ""
-        else:
-            continue
-        own = top / path.lstrip("/")
-        # In a container the path may be that of the host, of which only the top is there.
-        for group in (own, *own.parents):
-            if group.is_relative_to(top) and (left := _left_in(group, limit, taken, of_files)) is not None:
-                yield left
-
-
-def _left_in(group: Path, limit: str, taken: str, of_files: str) -> int | None:
-    """Return what a control group has left, pages of files included, which the system drops; None without a limit."""
-    try:
-        most, now = (int((group / f"memory.{name}").read_text()) for name in (limit, taken))
-        kept = dict(line.split(maxsplit=1) for line in (group / "memory.stat").read_text().splitlines())
-        droppable = sum(int(kept[f"{of_files}{name}_file"]) for name in ("active", "inactive"))
-    except (OSError, ValueError, KeyError):  # no such group, or "max"
-        return None
-    return max(0, most - now + droppable)
 
 
 def check_room(num_bytes: int, *, num_stored: int, encoding: Encoding) -> None:

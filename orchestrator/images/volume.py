@@ -9,11 +9,12 @@ import numpy as np
 import SimpleITK as sitk
 from numpy.typing import NDArray
 
+from orchestrator.images.formats.nifti import NiftiFile, check_is_volume, scaled
 from orchestrator.images.geometry import Geometry, placed
-from orchestrator.images.nifti import NiftiFile, check_is_volume, scaled
+from orchestrator.images.image_header import ImageHeader
 from orchestrator.images.problem import naming
 from orchestrator.images.source_file import SourceFile
-from orchestrator.images.stored_voxels import ImageHeader, ReadBuffer
+from orchestrator.images.stored_voxels import ReadBuffer
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

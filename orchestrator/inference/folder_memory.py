@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from orchestrator.images.stored_voxels import available_bytes
+from orchestrator.images.memory import available_bytes
 
 if TYPE_CHECKING:
     from orchestrator.training.nnunet.ensembles.averaged_prediction import CaseBytes

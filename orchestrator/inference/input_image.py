@@ -20,8 +20,8 @@ import SimpleITK as sitk
 
 from orchestrator.errors import DataError, OrchestratorError
 from orchestrator.images.dicom.volume import DicomVolume
+from orchestrator.images.formats.gipl import check_gipl
 from orchestrator.images.geometry import Geometry, geometry_of, grid_difference, lps_order, reordered
-from orchestrator.images.gipl import check_gipl
 from orchestrator.images.image_file import FileHeader, ImageFile, digest_of
 from orchestrator.images.label_maps import SUFFIXES, open_volume
 from orchestrator.images.pictures import PICTURE_SUFFIXES

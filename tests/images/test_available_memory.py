@@ -2,8 +2,9 @@
 
 import pytest
 
-from orchestrator.images import stored_voxels
-from orchestrator.images.stored_voxels import ReadBuffer, available_bytes
+from orchestrator.images import memory
+from orchestrator.images.memory import available_bytes
+from orchestrator.images.stored_voxels import ReadBuffer
 from orchestrator.inference.folder_memory import plan_memory
 
 KIB = 1 << 10
@@ -27,9 +28,9 @@ def tell(folder, *, limit, taken, cached=0, version=2):
 def machine(tmp_path, monkeypatch):
     """A machine with 1 MiB left; returns where its control groups are, and how a process is put in some."""
     (tmp_path / "meminfo").write_text("MemTotal: 4096 kB\nMemAvailable: 1024 kB\n")
-    monkeypatch.setattr(stored_voxels, "_MEMORY", tmp_path / "meminfo")
-    monkeypatch.setattr(stored_voxels, "_OWN_GROUPS", tmp_path / "cgroup")
-    monkeypatch.setattr(stored_voxels, "_GROUPS", tmp_path / "groups")
+    monkeypatch.setattr(memory, "_MEMORY", tmp_path / "meminfo")
+    monkeypatch.setattr(memory, "_OWN_GROUPS", tmp_path / "cgroup")
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path / "groups")
     return tmp_path / "groups", lambda *lines: (tmp_path / "cgroup").write_text("\n".join(lines) + "\n")
 
 

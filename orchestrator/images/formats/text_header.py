@@ -2,7 +2,7 @@
 
 import errno
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
@@ -10,13 +10,11 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.geometry import Geometry, is_length, is_same_map, nearest_upright
-from orchestrator.images.nifti import check_finite
-from orchestrator.images.nifti_header import check_unit, not_one_volume, sheared
+from orchestrator.images.formats.nifti import check_finite
+from orchestrator.images.image_header import ImageHeader
 from orchestrator.images.problem import Fault
 from orchestrator.images.stored_voxels import (
     Encoding,
-    ImageHeader,
     ReadBuffer,
     begins_as_nifti,
     check_expands,
@@ -32,16 +30,6 @@ LARGEST_HEADER = 1 << 20
 _LONGEST_NUMBER = 40
 """Letters of a number that is written out; with 17 digits, sign and exponent it has 24."""
 _PIECE_BYTES = 1 << 20
-_ROUNDING = 1e-14
-"""Share of a length: some operations on numbers of 64 bits."""
-_MM_BY_UNIT = {
-    **dict.fromkeys(("", "?", "???", "mm", "millimeter", "millimeters", "millimetre", "millimetres"), 1.0),
-    **dict.fromkeys(("um", "µm", "μm", "micron", "microns", "micrometer", "micrometers", "micrometre"), 1e-3),
-    **dict.fromkeys(("cm", "centimeter", "centimeters", "centimetre", "centimetres"), 10.0),
-    **dict.fromkeys(("m", "meter", "meters", "metre", "metres"), 1000.0),
-    "nm": 1e-6,
-}
-"""What says nothing is taken for mm."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -196,98 +184,3 @@ def fields_once(fields: Iterable[tuple[str, str]]) -> dict[str, str]:
                 advice="Remove the wrong one.",
             )
     return found
-
-
-def _unrounded(lengths: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return numbers of 12 digits for those that are such but for rounding.
-
-    What is calculated of an oblique axis or in another unit is often the next number to what somebody wrote, and a
-    surface that is exactly as far away as the tolerance would be farther.
-    """
-    shortest = np.array([float(f"{length:.12g}") for length in lengths])
-    return np.where(np.abs(lengths - shortest) <= _ROUNDING * lengths, shortest, lengths)
-
-
-@np.errstate(all="ignore")  # what overflows is found to be none
-def _lengths(
-    steps: NDArray[np.float64], origin: Sequence[float], *, spacing: Sequence[float] | None
-) -> NDArray[np.float64]:
-    """Return the sizes of voxels along each axis; raises Fault for what is no number or no size."""
-    lengths = _unrounded(np.linalg.norm(steps, axis=0))
-    if spacing is not None:
-        lengths[: len(spacing)] = np.abs(spacing)
-    if not (np.isfinite(steps).all() and np.isfinite(origin).all() and all(map(is_length, lengths))):
-        raise Fault(
-            f"axes {steps.T.tolist()} from {list(origin)}",
-            expected="finite numbers, and sizes of voxels above 0",
-            advice="Write its header again with the right values.",
-        )
-    return lengths
-
-
-def _mm_of(unit: str) -> float:
-    """Return how many mm a unit has; raises Fault for one that is not known."""
-    mm = _MM_BY_UNIT.get(unit.strip().lower())
-    if mm is None:
-        raise Fault(
-            f"lengths in {unit[:80]!r}", expected="mm, um, nm, cm or m", advice="Write its header again in one of them."
-        )
-    return mm
-
-
-def _with_normal(steps: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return the steps along the axes of a plane, and 1 mm across it."""
-    normal = np.cross(steps[:, 0], steps[:, 1])
-    return np.column_stack([steps, normal / (np.linalg.norm(normal) or 1.0)])
-
-
-def volume_header(
-    *,
-    extents: Sequence[int],
-    dtype: np.dtype[np.generic],
-    steps: NDArray[np.float64],
-    origin: Sequence[float],
-    unit: str = "mm",
-    spacing: Sequence[float] | None = None,
-) -> ImageHeader:
-    """Check what a header says of the grid, and return it.
-
-    Parameters
-    ----------
-    extents
-        Voxels along each axis, 1 to 3 of them, without further axes of one voxel.
-    dtype
-        Of a stored number.
-    steps
-        From a voxel to the next along each axis, in LPS: shape (3, axes), a column an axis.
-    origin
-        Position of the first voxel in LPS.
-    unit
-        Of these lengths.
-    spacing
-        Distance of voxels along each axis; None where nothing but the steps tells it.
-    """
-    if len(extents) not in {2, 3} or min(extents) < 1:
-        raise not_one_volume(tuple(extents))
-    scale = _mm_of(unit)
-    if len(extents) == 2:
-        steps = _with_normal(steps)
-    lengths = _lengths(steps, origin, spacing=spacing)
-    spacing_mm = lengths if scale == 1.0 else _unrounded(scale * lengths)
-    check_unit(spacing_mm[: len(extents)], unit=unit, scale=scale)
-    size = (*extents, 1)[:3]
-    upright = nearest_upright(steps / lengths) * lengths
-    if not is_same_map(np.column_stack([steps, origin]), np.column_stack([upright, origin]), size=size):
-        raise sheared(steps / lengths)
-    return ImageHeader(
-        geometry=Geometry(
-            size=size,
-            spacing_mm=tuple(spacing_mm.tolist()),
-            origin_mm=tuple((scale * np.asarray(origin, dtype=float)).tolist()),
-            direction=tuple((steps / lengths).ravel().tolist()),
-        ),
-        num_axes=len(extents),
-        dtype=dtype,
-        notes=() if scale == 1.0 else (f"its header measures in {unit}, converted to mm",),
-        unit="mm" if scale == 1.0 else unit,
-    )

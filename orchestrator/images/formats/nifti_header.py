@@ -22,8 +22,8 @@ from orchestrator.images.geometry import (
     is_same_map,
     nearest_upright,
 )
+from orchestrator.images.image_header import ImageHeader, check_unit, not_one_volume, sheared
 from orchestrator.images.problem import Fault
-from orchestrator.images.stored_voxels import ImageHeader
 
 NUM_BYTES = 544
 """The longest header, with the mark of extensions behind."""
@@ -32,8 +32,6 @@ _OTHER_TYPES = {1: "bits", 32: "complex", 128: "RGB", 1536: "float128", 1792: "c
 _MM_BY_UNIT = {1: 1000.0, 3: 1e-3}
 """Metre and micron, in the lowest three bits; 2 is mm, and what says nothing is taken for mm by all tools."""
 _UNIT_NAMES = {1: "metres", 3: "microns"}
-_LARGEST_EDGE_MM = 100.0
-"""Of a voxel whose header says metres: no image has it, and the numbers are mm."""
 _FLOAT32_ROUNDING = 2.5e-7
 """Of b^2 + c^2 + d^2 of a quaternion in 32 bits."""
 _NOT_NORMALISED = 1e-3
@@ -155,26 +153,6 @@ def _size(fields: _Fields) -> tuple[int, tuple[int, int, int]]:
     return num_axes, (extents[0], extents[1], extents[2] if num_axes == 3 else 1)
 
 
-def not_one_volume(extents: tuple[int, ...], *, num_values: int = 1) -> Fault:
-    """Return the fault of a file that holds other than one volume of one number a voxel."""
-    size = " x ".join(map(str, extents))
-    return Fault(
-        f"a {len(extents)}D image of size {size} with {num_values} values a voxel: {len(extents)} axes",
-        expected="a 3D volume with one value a voxel",
-        advice="Write one volume a file; check that it is the file of this case.",
-    )
-
-
-def check_unit(spacing_mm: NDArray[np.float64], *, unit: str, scale: float) -> None:
-    """Raise Fault for voxels that only a unit larger than mm makes larger than any image has."""
-    if scale > 1.0 and spacing_mm.max() > _LARGEST_EDGE_MM:
-        raise Fault(
-            f"voxels of {_by(spacing_mm)} mm, since its header measures in {unit}",
-            expected="a unit that fits the numbers",
-            advice="They are mm, most likely: write that unit into its header (of NIfTI xyzt_units 2).",
-        )
-
-
 def _dtype(fields: _Fields) -> np.dtype[np.generic]:
     code, bits = fields["datatype"], fields["bitpix"]
     if code not in _NUMBERS:
@@ -279,16 +257,6 @@ def _from_sform(
         spacing_mm=pixdim,
         origin_mm=tuple(affine[:, 3].tolist()),
         direction=tuple((affine[:, :3] / lengths).ravel().tolist()),
-    )
-
-
-def sheared(cosines: NDArray[np.float64]) -> Fault:
-    """Return the fault of axes that are not at right angles to each other."""
-    angles = np.degrees(np.arccos(np.clip(cosines.T @ cosines, -1.0, 1.0)))
-    return Fault(
-        f"sheared axes, at {angles[0, 1]:.2f}, {angles[0, 2]:.2f} and {angles[1, 2]:.2f} degrees (x y, x z, y z)",
-        expected="axes at right angles to each other",
-        advice="Resample image and masks to such, for example with SimpleITK.Resample; CT of a tilted gantry is such.",
     )
 
 

@@ -8,12 +8,12 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.nifti_header import NUM_BYTES, NiftiHeader, not_one_volume, parse_header
+from orchestrator.images.formats.nifti_header import NUM_BYTES, NiftiHeader, parse_header
+from orchestrator.images.image_header import ImageHeader, not_one_volume
 from orchestrator.images.problem import Fault
 from orchestrator.images.stored_voxels import (
     PADDING_BYTES,
     Encoding,
-    ImageHeader,
     ReadBuffer,
     check_room,
     cut_short,

@@ -7,10 +7,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.nifti_header import not_one_volume
+from orchestrator.images.formats.text_header import LARGEST_HEADER, StoredVoxels, fields_once
+from orchestrator.images.image_header import ImageHeader, not_one_volume, volume_header
 from orchestrator.images.problem import Fault
-from orchestrator.images.stored_voxels import Encoding, ImageHeader
-from orchestrator.images.text_header import LARGEST_HEADER, StoredVoxels, fields_once, volume_header
+from orchestrator.images.stored_voxels import Encoding
 
 _TYPES = {
     **dict.fromkeys(("signed char", "int8", "int8_t"), "i1"),

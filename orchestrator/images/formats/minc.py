@@ -8,10 +8,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from orchestrator.images.nifti_header import not_one_volume
+from orchestrator.images.image_header import ImageHeader, not_one_volume, volume_header
 from orchestrator.images.problem import Fault
-from orchestrator.images.stored_voxels import Encoding, ImageHeader, ReadBuffer, check_room
-from orchestrator.images.text_header import volume_header
+from orchestrator.images.stored_voxels import Encoding, ReadBuffer, check_room
 
 _VALUES = np.dtype(np.float64)
 """What nibabel makes of the numbers, which MINC scales slice by slice."""

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from orchestrator.images.formats.text_header import LARGEST_HEADER, StoredVoxels, fields_once
 from orchestrator.images.geometry import TOLERANCE_DRIFT
-from orchestrator.images.nifti_header import not_one_volume
+from orchestrator.images.image_header import ImageHeader, not_one_volume, volume_header
 from orchestrator.images.problem import Fault
-from orchestrator.images.stored_voxels import Encoding, ImageHeader
-from orchestrator.images.text_header import LARGEST_HEADER, StoredVoxels, fields_once, volume_header
+from orchestrator.images.stored_voxels import Encoding
 
 _TYPES = {
     "MET_CHAR": "i1", "MET_UCHAR": "u1", "MET_SHORT": "i2", "MET_USHORT": "u2", "MET_INT": "i4", "MET_UINT": "u4",
