@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from orchestrator.errors import StorageError
@@ -116,8 +116,11 @@ class LocalStorage(Storage):
 
     def delete(self, key: str) -> None:
         """Remove a file if it is there."""
-        with _errors(self._path(key), "delete"):
-            self._path(key).unlink(missing_ok=True)
+        path = self._path(key)
+        with _errors(path, "delete"), suppress(FileNotFoundError):
+            # Looked for first: a file system that is only read refuses to remove what is not there as well.
+            path.lstat()
+            path.unlink()
 
     def fetch(self, key: str, *, sha256: str | None = None) -> Path:  # noqa: ARG002 - it may be large
         """Return the path of the file itself."""

@@ -144,3 +144,13 @@ def test_a_tilde_that_the_shell_has_left_is_the_home_of_this_user(tmp_path, monk
     monkeypatch.setattr(Path, "expanduser", mock.Mock(side_effect=RuntimeError("no home")))
     with pytest.raises(ConfigError, match="~/run: this user has no home folder; expected a path without ~"):
         open_storage("~/run")
+
+
+def test_nothing_is_to_be_removed_where_a_file_never_was_though_the_file_system_is_only_read(tmp_path, monkeypatch):
+    (tmp_path / "there").touch()
+    refusal = OSError(errno.EROFS, os.strerror(errno.EROFS))
+    monkeypatch.setattr(Path, "unlink", mock.Mock(side_effect=refusal))
+    storage = open_storage(tmp_path)
+    storage.delete("nowhere/x")
+    with pytest.raises(StorageError, match=r"/there: cannot delete it: Read-only file system"):
+        storage.delete("there")
