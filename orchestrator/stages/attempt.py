@@ -104,4 +104,8 @@ class AttemptEvents:
     def add(self, milestone: "Milestone") -> None:
         """Add the begin of the attempt, or a checkpoint."""
         fields = asdict(milestone) | {"training": self._training_id, "host": socket.gethostname(), "pid": os.getpid()}
-        self._events.append(fields.pop("kind"), **fields)
+        kind = fields.pop("kind")
+        if kind == "attempt_started":
+            self._events.append("attempt_started", **fields)
+        else:
+            self._events.append("checkpoint_saved", **fields)
