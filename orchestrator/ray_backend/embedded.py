@@ -2,13 +2,14 @@
 
 import logging
 import os
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import ray
-from ray._private import ray_constants
+from ray._private import ray_constants, utils
 from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
 from orchestrator.cluster.config import EmbeddedRay
@@ -23,7 +24,7 @@ from orchestrator.cluster.environment import (
     close_usual_token,
     create_token,
 )
-from orchestrator.errors import ConfigError
+from orchestrator.errors import ClusterError, ConfigError
 from orchestrator.processes import environment_with
 from orchestrator.storage.private_folder import CACHES, RunFolder, run_folder
 
@@ -42,6 +43,10 @@ RAY_FOLDER = "r"
 LONGEST_SOCKET = f"/{RAY_FOLDER}/session_2026-11-28_21-34-57_033431_4194304/sockets/dash_TaskEventsHead"
 """Where one byte is missing, a part of the dashboard does not start, and Ray waits for it until it gives up."""
 
+THREADS_OF_RAY, THREADS_OF_WORKER = 380, 25
+"""Least that was seen of a run's driver with its Ray, and of each process that it has ready, one for a processor."""
+_TASKS = Path("/proc/self/task")
+
 
 @contextmanager
 def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple["BaseContext", Path]]:
@@ -50,6 +55,7 @@ def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple["BaseContext", Path]]:
     All of its ports are bound to the loopback interface, where other users of this machine reach them: these need the
     token. Its sockets, logs and temporary files lie in a folder that only this user can enter, and that is removed.
     """
+    check_threads(asked.num_cpus or int(utils.get_num_cpus()))
     with suppress(ConfigError):  # this Ray does not need it, and another one may
         close_usual_token()
     prefer = os.environ.get(RAY_TEMPORARY)
@@ -62,6 +68,31 @@ def embedded_ray(asked: EmbeddedRay) -> Iterator[tuple["BaseContext", Path]]:
             finally:
                 ray.shutdown()
     read_authentication_again()
+
+
+def check_threads(num_cpus: int) -> None:
+    """Raise ClusterError if this user may not have as many threads as a Ray has: it would hang, or end in C++."""
+    limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    # Root has no such limit; elsewhere than on Linux it counts processes.
+    if limit == resource.RLIM_INFINITY or os.getuid() == 0 or not _TASKS.is_dir():
+        return
+    present, own = _num_threads(), len(list(_TASKS.iterdir()))
+    needed = THREADS_OF_RAY + THREADS_OF_WORKER * num_cpus
+    if present - own + needed > limit:
+        raise ClusterError(
+            f"this user may have {limit} threads (`ulimit -u`) and has {present}; expected room for about {needed} of "
+            f"a run on {num_cpus} processors. Raise the limit, end other programs of this user, or run elsewhere"
+        )
+
+
+def _num_threads() -> int:
+    """Return how many threads all processes of this user have that can be seen from here."""
+    number = 0
+    for process in _TASKS.parents[1].glob("[0-9]*"):
+        with suppress(OSError):  # it has ended
+            if process.stat().st_uid == os.getuid():
+                number += len(list((process / "task").iterdir()))
+    return number
 
 
 def _start(asked: EmbeddedRay, *, folder: RunFolder) -> "BaseContext":

@@ -2,6 +2,7 @@
 
 import json
 import os
+import resource
 import shutil
 import signal
 import stat
@@ -232,3 +233,26 @@ def test_two_runs_of_one_process_do_not_share_its_ray(monkeypatch):
         pass
     with connect.connected(cluster, run=None):
         pass
+
+
+@pytest.mark.parametrize(
+    ("limit", "is_refused"), [(200, True), (429, True), (430, False), (resource.RLIM_INFINITY, False)]
+)
+def test_a_limit_of_threads_that_a_ray_cannot_keep_is_told_before_it_is_started(monkeypatch, limit, is_refused):
+    own = len(list(Path("/proc/self/task").iterdir()))
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (limit, resource.RLIM_INFINITY))
+    monkeypatch.setattr(os, "getuid", lambda: 1003)
+    monkeypatch.setattr(embedded, "_num_threads", lambda: own)
+    told = rf"may have {limit} threads \(`ulimit -u`\) and has {own}; expected room for about 430 of a run on 2"
+    with pytest.raises(ClusterError, match=told) if is_refused else nullcontext():
+        embedded.check_threads(2)
+
+
+def test_root_has_no_limit_of_threads(monkeypatch):
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (1, 1))
+    monkeypatch.setattr(os, "getuid", lambda: 0)
+    embedded.check_threads(2)
+
+
+def test_threads_of_this_user_are_counted():
+    assert embedded._num_threads() >= len(list(Path("/proc/self/task").iterdir()))
