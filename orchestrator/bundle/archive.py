@@ -7,6 +7,7 @@ from hashlib import sha256
 from pathlib import Path
 
 from orchestrator.bundle import names
+from orchestrator.bundle.differences import first_difference
 from orchestrator.errors import DataError
 from orchestrator.inference.exporting import packed
 from orchestrator.inference.unpacking import opened_zip
@@ -80,8 +81,7 @@ def _structure(content: bytes, files: Mapping[str, bytes], *, members: list[zipf
     expected = packed(files)
     if content == expected:
         return
-    place = next((i for i, pair in enumerate(zip(content, expected, strict=False)) if pair[0] != pair[1]), None)
-    place = min(len(content), len(expected)) if place is None else place
+    place = first_difference(content, expected)
     before = [member.filename for member in members if member.header_offset <= place]
     near = f"at the header of {before[-1]}" if before else "before the first file"
     yield f"byte {place} of the zip, {near}: not as a bundle is packed ({len(content)} bytes, expected {len(expected)})"

@@ -3,7 +3,7 @@
 import io
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import zip_longest
 
 import pyarrow as pa
@@ -50,11 +50,16 @@ def differences(name: str, found: bytes, expected: bytes, *, with_figures: bool 
     return shown
 
 
+def first_difference(ours: Sequence[object], theirs: Sequence[object]) -> int:
+    """Return the index at which two sequences begin to differ; where one begins with the other, that of its end."""
+    shorter = min(len(ours), len(theirs))
+    return next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), shorter)
+
+
 def _in_text(found: str, expected: str) -> Iterator[str]:
     """Yield the lines that differ: what two texts have in common at their ends is left out."""
     ours, theirs = found.split("\n"), expected.split("\n")
-    start = next((i for i, pair in enumerate(zip(ours, theirs, strict=False)) if pair[0] != pair[1]), None)
-    start = min(len(ours), len(theirs)) if start is None else start
+    start = first_difference(ours, theirs)
     end = 0
     while end < min(len(ours), len(theirs)) - start and ours[-1 - end] == theirs[-1 - end]:
         end += 1
@@ -84,9 +89,7 @@ def _in_line(line: str, wanted: str, *, number: int) -> Iterator[str]:
 
 def _around(text: str, other: str) -> str:
     """Return the part of a text around the first character that another one has otherwise."""
-    ends = min(len(text), len(other))
-    place = next((i for i, pair in enumerate(zip(text, other, strict=False)) if pair[0] != pair[1]), ends)
-    start = max(0, place - _SHOWN // 2)
+    start = max(0, first_difference(text, other) - _SHOWN // 2)
     part = text[start : start + _SHOWN]
     return part if text.strip() == other.strip() else part.strip()
 
