@@ -246,16 +246,33 @@ class Processors:
         candidates = self._candidates[key]
         while candidates.heap:
             node_id = candidates.heap[0][1]
-            if self._has_room(node_id, need, keep_for=keep_for):
+            if self.has_room(node_id, need, keep_for=keep_for):
                 self.take(node_id, need)
                 return node_id
             heapq.heappop(candidates.heap)
             candidates.members.discard(node_id)
         return None
 
-    def has_room(self, node_id: str, need: ResourceRequest) -> bool:
-        """Whether a node has room now."""
-        return self._has_room(node_id, need, keep_for=None)
+    def has_room(self, node_id: str, need: ResourceRequest, *, keep_for: ResourceRequest | None = None) -> bool:
+        """Whether a node has room now; with `keep_for`, beside what that needs of it for the GPUs that are free."""
+        if not self.has(node_id):
+            return False
+        state = self._states[node_id]
+        share, memory_gib = need.share_of(state.node), need.memory_of(state.node)
+        if share is None or not share.fits_in(state.free) or memory_gib > state.free_gib + ROUNDING:
+            return False
+        if keep_for is None or not keep_for.gpus:
+            return True
+        kept = keep_for.share_of(state.node)
+        if kept is None:
+            return True
+        # Where memory or cores do not suffice for all of its GPUs, nothing is kept for those that stay idle.
+        num_taken = round((state.node.offered.gpus - state.free.gpus) / kept.gpus)
+        num_free = int((state.free.gpus + ROUNDING) / kept.gpus)
+        num_slots = min(num_free, max(0, keep_for.num_on(state.node) - num_taken))
+        left_cpus, left_gib = state.free.cpus - share.cpus, state.free_gib - memory_gib
+        has_cpus = left_cpus + ROUNDING >= num_slots * kept.cpus
+        return has_cpus and left_gib + ROUNDING >= num_slots * keep_for.memory_of(state.node)
 
     def take(self, node_id: str, need: ResourceRequest) -> None:
         """Take the share of a need from a node; one that has no room for it has less than nothing left."""
@@ -284,7 +301,7 @@ class Processors:
 
     def _offer_for(self, key: tuple[ResourceRequest, ResourceRequest | None], node_id: str) -> None:
         candidates, (need, keep_for) = self._candidates[key], key
-        if node_id in candidates.members or not self._has_room(node_id, need, keep_for=keep_for):
+        if node_id in candidates.members or not self.has_room(node_id, need, keep_for=keep_for):
             return
         state = self._states[node_id]
         # Fast GPUs for who needs one; who needs none goes where its memory is, and leaves machines with GPUs to others.
@@ -294,26 +311,6 @@ class Processors:
             rank = (need.memory_gib - need.memory_of(state.node), state.node.offered.gpus)
         heapq.heappush(candidates.heap, ((*rank, state.order), node_id))
         candidates.members.add(node_id)
-
-    def _has_room(self, node_id: str, need: ResourceRequest, *, keep_for: ResourceRequest | None) -> bool:
-        if not self.has(node_id):
-            return False
-        state = self._states[node_id]
-        share, memory_gib = need.share_of(state.node), need.memory_of(state.node)
-        if share is None or not share.fits_in(state.free) or memory_gib > state.free_gib + ROUNDING:
-            return False
-        if keep_for is None or not keep_for.gpus:
-            return True
-        kept = keep_for.share_of(state.node)
-        if kept is None:
-            return True
-        # Where memory or cores do not suffice for all of its GPUs, nothing is kept for those that stay idle.
-        num_taken = round((state.node.offered.gpus - state.free.gpus) / kept.gpus)
-        num_free = int((state.free.gpus + ROUNDING) / kept.gpus)
-        num_slots = min(num_free, max(0, keep_for.num_on(state.node) - num_taken))
-        left_cpus, left_gib = state.free.cpus - share.cpus, state.free_gib - memory_gib
-        has_cpus = left_cpus + ROUNDING >= num_slots * kept.cpus
-        return has_cpus and left_gib + ROUNDING >= num_slots * keep_for.memory_of(state.node)
 
 
 def _times(share: Resources, offered: Resources) -> int:
