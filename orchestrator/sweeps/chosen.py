@@ -1,7 +1,7 @@
 """Which trials a sweep has begun, and how far they have come, as it has written it down."""
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
 from orchestrator.errors import IntegrityError
@@ -29,7 +29,7 @@ def _first_settings(storage: Storage) -> list[Settings]:
         record = read_json(storage, key, {"first": int, "trials": list})
         if record["first"] != len(settings) or not all(isinstance(one, dict) for one in record["trials"]):
             raise IntegrityError(f"{storage.location}/{key}: not the trials that were begun; expected what was written")
-        settings += [_as_settings(one) for one in record["trials"]]
+        settings += [as_settings(one) for one in record["trials"]]
     return settings
 
 
@@ -61,7 +61,7 @@ def _gone_on(trials: Sequence[Trial], generation: JsonObject) -> list[Trial]:
         elif member["source"] is None:
             found.append(replace(trial, ended_after=epoch))
         else:
-            source, settings = trials[member["source"]], _as_settings(member["settings"])
+            source, settings = trials[member["source"]], as_settings(member["settings"])
             before = source.schedule or ((0, source.settings),)
             schedule = before if settings == source.settings else (*before, (epoch, settings))
             found.append(replace(trial, settings=settings, schedule=schedule, source=source.number))
@@ -74,7 +74,8 @@ def _promoted_trials(storage: Storage) -> Iterator[object]:
         yield from read_json(storage, key, {"trials": list})["trials"]
 
 
-def _as_settings(record: dict[str, object]) -> Settings:
+def as_settings(record: Mapping[str, object]) -> Settings:
+    """Return settings of which a file has lists for tuples."""
     return tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in record.items())
 
 

@@ -13,7 +13,7 @@ from orchestrator.storage import run_paths
 from orchestrator.storage.interface import Storage
 from orchestrator.storage.json_files import read_json
 from orchestrator.storage.json_values import JsonMapping
-from orchestrator.sweeps.chosen import all_generations_of
+from orchestrator.sweeps.chosen import all_generations_of, as_settings
 from orchestrator.sweeps.trial_results import TrialResult
 
 TABLE = f"{run_paths.TABLES}/trials"
@@ -98,13 +98,12 @@ def read_sweep(storage: Storage) -> SweepRecord:
         raise ConfigError(f"{storage.location}: no trial has trained to its end; expected one that can be applied")
     found = search.trials[search.best]
     settings = {"schedule": tuple(found.schedule)} if found.schedule else found.settings
-    best = tuple((name, tuple(value) if isinstance(value, list) else value) for name, value in settings.items())
     num_scored = sum(search.score(trial) is not None for trial in search.trials)
     return SweepRecord(
         training=search.training,
         num_trials=len(search.trials),
         num_scored=num_scored,
-        best=best,
+        best=as_settings(settings),
         num_epochs=found.num_epochs,
     )
 
