@@ -1,13 +1,10 @@
-"""The report as one HTML page that needs nothing else: no server, no request, no script."""
+"""Everything that the report of a run says, before it is HTML, Markdown or LaTeX."""
 
 import math
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from orchestrator.benchmark.definition import FurtherMetric
-from orchestrator.report import figures
 from orchestrator.report.answers import Answer
 from orchestrator.report.live.state import LiveState
 from orchestrator.report.looks.decisions import Decisions
@@ -17,29 +14,9 @@ from orchestrator.report.pictures import Picture
 from orchestrator.report.ranks import Ranked
 from orchestrator.report.search import SearchSection
 from orchestrator.report.texts.definitions import definitions
-from orchestrator.report.texts.escaping import in_cell, in_line
-from orchestrator.report.texts.numbers import (
-    as_percent,
-    basis,
-    cost_text,
-    counts,
-    hours_text,
-    left_out,
-    measure,
-    modelled,
-    p_value,
-    quartiles,
-    rank_range,
-    sample,
-    spread,
-    with_interval,
-    with_sign,
-)
-from orchestrator.statistics import ranking, sequential
-from orchestrator.statistics.intervals import FEWEST_CLUSTERS, NUM_RESAMPLES, MeanWithInterval
+from orchestrator.statistics.intervals import MeanWithInterval
 from orchestrator.usage import Cost, Usage
 
-_TEMPLATES = Path(__file__).with_name("templates")
 _MOST_SHOWN = 200
 """Lines of the table of scores that are shown at once."""
 
@@ -150,10 +127,6 @@ class Page:
     """What has the scores."""
     unit: str = "patient"
     """What is drawn anew: a case, where nobody says of whom it is."""
-    num_resamples: int = NUM_RESAMPLES
-    fewest_clusters: int = FEWEST_CLUSTERS
-    num_rank_resamples: int = ranking.NUM_RESAMPLES
-    least_chance: float = sequential.LEAST_CHANCE
 
     @property
     def is_long(self) -> bool:
@@ -176,54 +149,3 @@ class Page:
     def set_title(self, name: str) -> str:
         """Return the title of an evaluation set."""
         return self.set_titles.get(name, name)
-
-
-def to_html(page: Page) -> str:
-    """Return a page as HTML; every text in it is escaped."""
-    return _rendered("report.html.j2", page, has_markup=True)
-
-
-def to_markdown(page: Page) -> str:
-    """Return what a page says as Markdown, without its figures."""
-    text = _rendered("report.md.j2", page, has_markup=False)
-    return re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
-
-
-def methods_text(page: Page) -> str:
-    """Return the paragraph on methods, and below it what its words mean, as Markdown."""
-    words = "\n".join(f"- **{in_line(word)}**: {in_line(meaning)}" for word, meaning in page.definitions)
-    return f"{in_line(page.methods)}\n\n{words}\n"
-
-
-def _rendered(template: str, page: Page, *, has_markup: bool) -> str:
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
-
-    environment = Environment(
-        loader=FileSystemLoader(_TEMPLATES), autoescape=has_markup, undefined=StrictUndefined, trim_blocks=True
-    )
-    environment.filters |= {
-        "with_interval": with_interval,
-        "as_percent": as_percent,
-        "quartiles": quartiles,
-        "measure": measure,
-        "counts": counts,
-        "basis": basis,
-        "sample": sample,
-        "left_out": left_out,
-        "with_sign": with_sign,
-        "modelled": modelled,
-        "spread": spread,
-        "p_value": p_value,
-        "rank_range": rank_range,
-        "hours": hours_text,
-        "cost": cost_text,
-        "cell": in_cell,
-        "line": in_line,
-        # Of matplotlib, which escapes the texts in it.
-        "forest": lambda answer, titles: Markup(figures.forest(answer, titles)),
-        "svg": Markup,
-    }
-    text = environment.get_template(template).render(page=page)
-    # Paths may hold bytes that are no text.
-    return text.encode(errors="backslashreplace").decode()

@@ -18,15 +18,15 @@ from orchestrator.report.answers import Answer, Decision, Difference
 from orchestrator.report.content import RANK_FILES, make_page
 from orchestrator.report.data_dictionary import data_dictionary
 from orchestrator.report.looks.decisions import Decisions
-from orchestrator.report.page import Figure, Page, methods_text, to_html, to_markdown
+from orchestrator.report.page import Figure, Page
 from orchestrator.report.pictures import pictures
 from orchestrator.report.ranks import rank_files
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import as_csv, patient_of_case, scores_frame
 from orchestrator.report.search import search_section
 from orchestrator.report.submissions.frame import submitted_frame
-from orchestrator.report.texts.latex import latex_tables
 from orchestrator.report.texts.methods import evaluated_weights
+from orchestrator.report.texts.rendering import latex_tables, methods_text, to_html, to_markdown
 from orchestrator.results.curves import read_curve
 from orchestrator.results.trials import read_search
 from orchestrator.scoring.submitted import submitted_rows

@@ -14,12 +14,11 @@ from orchestrator.benchmark.tables import compared_groups, load_tables
 from orchestrator.report import answers
 from orchestrator.report.answers import answer, paired_scores
 from orchestrator.report.content import make_page
-from orchestrator.report.page import to_html, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.report.study_tables.cells import score_text
-from orchestrator.report.texts.latex import latex_tables
 from orchestrator.report.texts.numbers import points, with_interval
+from orchestrator.report.texts.rendering import latex_tables, to_html, to_markdown
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
 from orchestrator.statistics.comparison import compare_paired, corrected_by_holm

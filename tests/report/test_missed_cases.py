@@ -10,10 +10,9 @@ from bench.report.scores import all_drawn_rows
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.tables import load_tables
 from orchestrator.report.content import make_page
-from orchestrator.report.page import to_html, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
-from orchestrator.report.texts.latex import latex_tables
+from orchestrator.report.texts.rendering import latex_tables, to_html, to_markdown
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
 

@@ -21,10 +21,10 @@ from orchestrator.report.answers import answer
 from orchestrator.report.content import make_page, training_spans
 from orchestrator.report.data_dictionary import COLUMNS
 from orchestrator.report.figures import forest, overlap_and_surface, score_by_size, scores_by_group, timeline
-from orchestrator.report.page import to_html
 from orchestrator.report.pictures import sides_of
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
+from orchestrator.report.texts.rendering import to_html
 from orchestrator.report.write import write_report
 from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import SCHEMA, to_table

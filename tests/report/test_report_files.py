@@ -5,10 +5,12 @@ import re
 import shutil
 import subprocess
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from markupsafe import escape
 from test_results import row
 from threadpoolctl import threadpool_info, threadpool_limits
 
@@ -21,11 +23,13 @@ from orchestrator.inference.model_card import CardFacts, model_card
 from orchestrator.report import write
 from orchestrator.report.content import RANK_FILES, make_page
 from orchestrator.report.data_dictionary import data_dictionary
-from orchestrator.report.page import Page, to_html, to_markdown
+from orchestrator.report.page import Page
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
 from orchestrator.report.texts.escaping import escaped, in_cell
-from orchestrator.report.texts.latex import latex_tables
+from orchestrator.report.texts.page_tables import tables_of
+from orchestrator.report.texts.rendering import latex_tables, to_html, to_markdown
+from orchestrator.report.texts.table import Cell, Column, PageTable
 from orchestrator.results.store import to_table
 from orchestrator.storage.filesystem import open_storage
 
@@ -172,6 +176,43 @@ def test_means_are_said_to_be_of_cases_and_intervals_of_patients_and_these_train
     (interval,) = (meaning for word, meaning in submitted.definitions if word == "95 % interval")
     assert "Over many draws of the cases, intervals" in interval
     assert "trainings" not in interval
+
+
+ODD = "*a|b_%& <i>~`x` [神] $^{}#\\"
+
+
+def test_names_in_tables_are_texts_in_markdown_and_latex_and_paper_has_less_columns():
+    column = Column("only <here>", is_number=True, on_screens_only=True)
+    rows = [[ODD, Cell("1.0", hint="of 3 'cases' <b>"), 7], ["_x_", "a_b", "< 0.001"]]
+    columns = [Column("name", names_row=True), column, "p"]
+    table = PageTable.of("Is it so?", label="x", columns=columns, rows=rows, caption="Said.", notes=["A_note"])
+    assert table.to_markdown().splitlines() == [
+        r"| name | only &lt;here> | p |",
+        "|---|---|---|",
+        r"| \*a\|b\_%& &lt;i>\~\`x\` \[神] $^{}#\\ | 1.0 | 7 |",
+        r"| \_x\_ | a_b | < 0.001 |",
+    ]
+    latex = table.to_latex()
+    # A star that began a line would be one of the line before.
+    odd = r"{*}a\textbar{}b\_\%\& $<$i$>$\textasciitilde{}\textasciigrave{}x\textasciigrave{} {[}神{]} "
+    assert odd + r"\$\textasciicircum{}\{\}\#\textbackslash{} & 7 \\" in latex
+    assert r"\caption{Is it so? Said.}" in latex
+    assert r"\begin{tabular}{ll}" in latex
+    assert r"\par\footnotesize A\_note" in latex
+    assert "here" not in latex
+
+
+def test_every_table_is_in_markdown_and_in_html_what_it_is_in_latex(page: Page):
+    markdown, html = to_markdown(page), to_html(page)
+    tables = list(tables_of(page))
+    assert len(tables) >= 4
+    assert len({one.label for one in tables}) == len(tables)
+    for one in tables:
+        assert one.to_markdown() in markdown
+        assert f'aria-label="{escape(one.title)}"' in html
+        for cell in chain.from_iterable(one.rows):
+            assert f">{escape(cell.text)}</t" in html
+            assert not cell.hint or f'title="{escape(cell.hint)}"' in html
 
 
 @pytest.mark.skipif(shutil.which("pdflatex") is None, reason="there is no LaTeX on this machine")

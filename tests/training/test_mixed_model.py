@@ -13,10 +13,9 @@ from orchestrator.benchmark.tables import load_tables
 from orchestrator.errors import ConfigError
 from orchestrator.report.answers import answer
 from orchestrator.report.content import make_page
-from orchestrator.report.page import to_html, to_markdown
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
-from orchestrator.report.texts.latex import latex_tables
+from orchestrator.report.texts.rendering import latex_tables, to_html, to_markdown
 from orchestrator.results.store import to_table
 from orchestrator.statistics.mixed import Crossed, mixed_model
 

@@ -51,7 +51,7 @@ def report(options: argparse.Namespace, console: Console, _errors: Console) -> i
 
 def show_live(options: argparse.Namespace, *, console: Console) -> int:
     """Show the report of a run that goes on, until Ctrl-C."""
-    from orchestrator.driver.results.live import REFRESH_S, LiveReport
+    from orchestrator.driver.results.live import LiveReport
     from orchestrator.report.live.server import LiveServer
 
     if options.cluster is not None:
@@ -63,7 +63,7 @@ def show_live(options: argparse.Namespace, *, console: Console) -> int:
     # What is wrong with the run is said here, and not in a browser.
     found.page()
     try:
-        server = LiveServer(found.page, port=options.port, refresh_s=REFRESH_S)
+        server = LiveServer(found.page, port=options.port)
     except OSError as error:
         raise ConfigError(f"--port {options.port}: cannot be used ({error.strerror}); expected a free one") from error
     with server:

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-REFRESH_S = 10
 _KEEP_S = 2.0
 """For which a page is not made anew, however often it is asked for."""
 
@@ -63,7 +62,6 @@ def live_state(
         remaining="" if remaining_s is None else f"about {duration_text(remaining_s)}",
         driver=driver,
         time=f"{now:%Y-%m-%d %H:%M:%S} UTC",
-        refresh_s=REFRESH_S,
     )
 
 
@@ -118,7 +116,7 @@ class LiveReport:
             return self._html
 
     def _make(self) -> str:
-        from orchestrator.report.page import to_html
+        from orchestrator.report.texts.rendering import to_html
         from orchestrator.report.write import page_of
 
         storage = self._storage

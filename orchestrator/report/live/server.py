@@ -13,6 +13,8 @@ from collections.abc import Callable
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from orchestrator.report.live.state import REFRESH_S
+
 logger = logging.getLogger(__name__)
 
 LOOPBACK = "127.0.0.1"
@@ -35,13 +37,9 @@ class LiveServer(ThreadingHTTPServer):
 
     daemon_threads = True
 
-    def __init__(self, make_page: Callable[[], str], *, port: int = 0, refresh_s: int = 10) -> None:
-        """Listen on the loopback address, at a free port unless one is given; raises OSError if it is taken.
-
-        A browser is told to ask again after `refresh_s` seconds.
-        """
+    def __init__(self, make_page: Callable[[], str], *, port: int = 0) -> None:
+        """Listen on the loopback address, at a free port unless one is given; raises OSError if it is taken."""
         self.make_page = make_page
-        self.refresh_s = refresh_s
         self.token = secrets.token_urlsafe(24)
         super().__init__((LOOPBACK, port), _Handler)
 
@@ -91,7 +89,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(HTTPStatus.OK)
         for name, value in _HEADERS.items():
             self.send_header(name, value)
-        self.send_header("Refresh", str(self.server.refresh_s))
+        self.send_header("Refresh", str(REFRESH_S))
         self.send_header("Content-Length", str(len(page)))
         self.end_headers()
         if with_body:

@@ -4,6 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
+REFRESH_S = 10
+"""After which a browser is to ask for the page again."""
+
 
 class CellState(StrEnum):
     """What has become of a training."""
@@ -60,7 +63,6 @@ class LiveState:
     """Whether anything is at work."""
     time: str
     """When this was so."""
-    refresh_s: int
 
     @property
     def folds(self) -> Sequence[int]:

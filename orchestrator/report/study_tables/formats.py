@@ -3,14 +3,16 @@
 import csv
 import io
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
+from itertools import groupby
 
 from orchestrator.benchmark.published import AVERAGE
 from orchestrator.report.study_tables.cells import remarks_on, scores_of
-from orchestrator.report.study_tables.side_by_side import SideBySide, side_by_side
+from orchestrator.report.study_tables.side_by_side import side_by_side
 from orchestrator.report.study_tables.table_rows import FilledTable, TableRow, headline_rows
-from orchestrator.report.texts.escaping import escaped, in_line, table_line
+from orchestrator.report.texts.escaping import escaped, in_line, table_lines
 from orchestrator.report.texts.numbers import measure
+from orchestrator.report.texts.table import booktabs
 
 COLUMNS = (
     "trainings", "evaluated on", "structure", "fold", "cases",
@@ -29,17 +31,16 @@ def to_markdown(table: FilledTable, *, heading: str = "#") -> str:
         "",
     ]
     if beside := side_by_side(table):
-        lines += [*_header(beside.titles), *map(table_line, beside.lines)]
+        lines += table_lines(beside.titles, beside.lines)
         if headline_rows(table.rows) == tuple(table.rows):
             return "\n".join(lines) + "\n"
         lines += ["", "The same fold by fold:", ""]
-    lines += _header(_columns(table))
     has_folds = any(row.fold != AVERAGE for row in table.rows)
-    for row in table.rows:
-        cells = _cells(row, table=table)
-        if has_folds and row.fold == AVERAGE:
-            cells = [f"**{cell}**" if cell else "" for cell in cells]
-        lines.append(table_line(cells))
+    rows = (
+        [f"**{cell}**" if cell and has_folds and row.fold == AVERAGE else cell for cell in _cells(row, table=table)]
+        for row in table.rows
+    )
+    lines += table_lines(_columns(table), rows)
     return "\n".join(lines) + "\n"
 
 
@@ -70,41 +71,25 @@ def to_csv(table: FilledTable) -> str:
 def to_latex(table: FilledTable) -> str:
     """Return the table as a booktabs tabular with its notes below; rules stand between its blocks."""
     beside = side_by_side(table)
-    titles = beside.titles if beside else _columns(table)
-    scores = rf"Percent, mean $\pm$ sample SD over cases{_of_seeds(table)}{_further_note(table)}."
+    caption = f"{table.spec.title}. Percent, mean ± sample SD over cases{_of_seeds(table)}{_further_note(table)}."
     lines = [
         "% needs \\usepackage{booktabs}",
         r"\begin{table}",
-        rf"\caption{{{escaped(table.spec.title)}. {scores}}}",
-        rf"\begin{{tabular}}{{{'l' * len(titles)}}}",
-        r"\toprule",
-        " & ".join(escaped(title) for title in titles) + r" \\",
-        *(_beside(beside) if beside else _blocks(table)),
-        r"\bottomrule",
-        r"\end{tabular}",
+        rf"\caption{{{escaped(caption)}}}",
+        *booktabs(
+            beside.titles if beside else _columns(table),
+            [beside.lines] if beside else _blocks(table),
+            notes=table.notes,
+        ),
+        r"\end{table}",
     ]
-    lines += [rf"\par\footnotesize {escaped(note)}" for note in table.notes]
-    return "\n".join([*lines, r"\end{table}"]) + "\n"
+    return "\n".join(lines) + "\n"
 
 
-def _header(titles: Sequence[str]) -> list[str]:
-    return [table_line(titles), f"|{'---|' * len(titles)}"]
-
-
-def _blocks(table: FilledTable) -> Iterator[str]:
-    """Yield the lines of all rows in LaTeX, with a rule before each block."""
-    block = None
-    for row in table.rows:
-        if (row.group, row.evaluation_set, row.structure) != block:
-            yield r"\midrule"
-            block = (row.group, row.evaluation_set, row.structure)
-        yield " & ".join(escaped(cell) for cell in _cells(row, table=table)) + r" \\"
-
-
-def _beside(beside: SideBySide) -> Iterator[str]:
-    yield r"\midrule"
-    for cells in beside.lines:
-        yield " & ".join(escaped(cell) for cell in cells) + r" \\"
+def _blocks(table: FilledTable) -> Iterator[list[list[str]]]:
+    """Yield the cells of the rows of each group, evaluation set and structure, as they follow each other."""
+    for _, rows in groupby(table.rows, key=lambda row: (row.group, row.evaluation_set, row.structure)):
+        yield [_cells(row, table=table) for row in rows]
 
 
 def _columns(table: FilledTable) -> list[str]:
