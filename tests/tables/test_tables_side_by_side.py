@@ -101,6 +101,37 @@ def test_facets_make_the_lines_of_a_table(written):
     assert "fold by fold" not in files["summary.md"]
 
 
+def test_scored_trainings_in_no_table_of_the_study_stand_in_one_of_their_own(written):
+    held, other, waiting = training(), training(model="both", split="80-20"), training(task=2, source="msd", model="x")
+    # Of the group that is scored, the fold that is not yet stands there too; nothing of `waiting` is scored.
+    later = replace(other, fold=1)
+    rows = [*rows_of(held, (0.5, 0.5), (0.5, 0.5)), *rows_of(other, (0.7, 0.6), (0.8, 0.6))]
+    files = written([held, other, later, waiting], rows, layout=beside())
+    assert "# Trainings that are in no table of the study\n" in files["others.md"]
+    folds = [
+        (line["group"], line["fold"], line["dsc_mean"]) for line in csv.DictReader(io.StringIO(files["others.csv"]))
+    ]
+    assert folds == [(other.group, "0", "0.75"), (other.group, "1", ""), (other.group, AVERAGE, "0.75")]
+    assert f"| {other.group} | COVID-19-CT-Seg | left lung | average | 2 | 75.0 ± 7.1 |" in files["summary.md"]
+    assert "[md](others.md), [csv](others.csv), [tex](others.tex)" in files["summary.md"]
+    assert other.group not in files["models.md"]
+
+
+def test_where_the_tables_of_a_study_hold_all_that_is_scored_there_is_no_further_one(written):
+    held, waiting = training(), training(model="both", split="80-20")
+    files = written([held, waiting], rows_of(held, (0.5, 0.5), (0.5, 0.5)), layout=beside())
+    assert sorted(files) == ["models.csv", "models.md", "models.tex", "summary.md"]
+    assert "in no table" not in files["summary.md"]
+
+
+def test_the_table_of_what_is_in_no_other_takes_the_name_of_none(written):
+    other = training(model="both", split="80-20")
+    layout = beside()
+    layout = replace(layout, specs=tuple(replace(layout.specs[0], name=name) for name in ("Others", "others-")))
+    files = written([other], rows_of(other, (0.5, 0.5)), layout=layout)
+    assert sorted(files) == ["others--.csv", "others--.md", "others--.tex", "summary.md"]
+
+
 TABLES = "tables: {t: {title: x, facets: %s, %s}}"
 
 

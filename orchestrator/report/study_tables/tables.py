@@ -4,7 +4,7 @@ from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from orchestrator.benchmark.definition import Training
-from orchestrator.benchmark.tables import TableLayout
+from orchestrator.benchmark.tables import TableLayout, TableSpec
 from orchestrator.report.notes import errata_of_rows, run_notes
 from orchestrator.report.reported import Reported
 from orchestrator.report.study_tables.formats import to_csv, to_latex, to_markdown
@@ -49,8 +49,13 @@ def write_tables(storage: Storage, reported: Reported, *, failed: Collection[str
 def fill_tables(
     trainings: Sequence[Training], *, layout: TableLayout, scores: Scores, notes: Sequence[str]
 ) -> tuple[FilledTable, ...]:
-    """Return every table that has a training, with the notes of the run and of its errata."""
-    filled = ((spec, fill_table(spec, trainings, scores=scores)) for spec in layout.specs)
+    """Return every table that has a training, with the notes of the run and of its errata.
+
+    Trainings with scores that none of the study's tables holds have one of their own, the last.
+    """
+    filled = [(spec, fill_table(spec, trainings, scores=scores)) for spec in layout.specs]
+    own, rest = _of_rest(layout.specs), _in_no_table(trainings, layout=layout, scores=scores)
+    filled.append((own, fill_table(own, rest, scores=scores)))
     first_of = {training.group: training for training in reversed(trainings)}
     return tuple(
         FilledTable(
@@ -68,6 +73,21 @@ def fill_tables(
         for spec, rows in filled
         if rows
     )
+
+
+def _in_no_table(trainings: Sequence[Training], *, layout: TableLayout, scores: Scores) -> list[Training]:
+    """Return the trainings that no table of the study holds, of groups that have scores."""
+    rest = [training for training in trainings if not any(spec.holds(training) for spec in layout.specs)]
+    scored = {training.group for training in rest if scores.rows_of[training.id]}
+    return [training for training in rest if training.group in scored]
+
+
+def _of_rest(specs: Sequence[TableSpec]) -> TableSpec:
+    """Return the table of what is in none of these, by a name that none of them has."""
+    name, taken = "others", {spec.name.casefold() for spec in specs}
+    while name in taken:
+        name += "-"
+    return TableSpec(name=name, title="Trainings that are in no table of the study")
 
 
 def summary_text(
