@@ -112,6 +112,13 @@ class Study:
     def __post_init__(self) -> None:
         object.__setattr__(self, "_dataset_of", {one.name: one for one in self.datasets})
 
+    def __repr__(self) -> str:
+        # With every case name it would be tens of kB.
+        numbers = {"groups": len(self.groups), "models": len(self.models), "data sets": len(self.datasets)}
+        found = [f"{what}: {number}" for what, number in numbers.items()]
+        found += [f"selected by {', '.join(self.patterns)}"] if self.patterns else []
+        return f"<Study {self.title!r} of {self.path}; {'; '.join(found)}>"
+
     def select(self, *patterns: str) -> "Study":
         """Return this study with those trainings alone that match one of the patterns; see `trainings`."""
         return replace(self, patterns=patterns)

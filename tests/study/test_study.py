@@ -41,6 +41,11 @@ def test_number_of_trainings(study, matrix, number):
     assert len({t.id for t in trainings}) == len(trainings) == number
 
 
+def test_a_study_prints_as_one_line_that_says_what_it_is_limited_to(study):
+    assert repr(study) == f"<Study {study.title!r} of {study.path}; groups: 16; models: 2; data sets: 7>"
+    assert repr(study.select("T1-*")).endswith("data sets: 7; selected by T1-*>")
+
+
 def test_core_makes_2902_predictions_and_3882_label_evaluations(study):
     sets = [s for t in study.trainings(preset=PAPER) for s in t.evaluation_sets]
     assert sum(len(s.cases) for s in sets) == 2902
