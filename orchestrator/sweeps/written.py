@@ -108,7 +108,12 @@ def read_sweep(storage: Storage) -> SweepRecord:
     )
 
 
-_WHAT_DIFFERS = {"sha256": "data, labels or other things that its results follow from"}
+_DIGEST = "sha256"
+_WHAT_DIFFERS = {
+    _DIGEST: "data, labels or other things that its results follow from",
+    "milestones": "--stopping, --first-epochs, --reduction or length of training: trials may end, or go on from "
+    "others, after other epochs",
+}
 
 
 def expect_same(storage: Storage, about: JsonMapping) -> None:
@@ -121,7 +126,7 @@ def expect_same(storage: Storage, about: JsonMapping) -> None:
                 "--name with another name"
             )
         if found[name] != own:
-            said = "" if name in _WHAT_DIFFERS else f" ({reprlib.repr(found[name])}, not {reprlib.repr(own)})"
+            said = "" if name == _DIGEST else f" ({reprlib.repr(found[name])}, not {reprlib.repr(own)})"
             raise ConfigError(
                 f"{storage.location}: holds a sweep with another {_WHAT_DIFFERS.get(name, name)}{said}; expected "
                 "--name with another name for this one, or what that one was begun with"

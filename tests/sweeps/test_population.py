@@ -292,7 +292,7 @@ def test_another_population_of_the_same_name_is_refused_and_none_teaches_another
     for others, message in [
         ((*PBT, "--trials", "5"), "another population"),
         ((*PBT, "--reduction", "2"), "another population"),
-        (("--stopping", "pbt", "--first-epochs", "2"), "another milestones"),
+        (("--stopping", "pbt", "--first-epochs", "2"), "another --stopping, --first-epochs, --reduction"),
         ((), "holds a sweep with another"),
         (("--name", "n", "--sampler", "optuna", "--warm-start", "lr"), "its trials changed their settings"),
     ]:

@@ -36,7 +36,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
         (RATES, ("--sampler", "optuna"), "another sampler ('random', not 'optuna')"),
         (RATES, ("--seed", "1"), "another seed (0, not 1)"),
         (RATES, ("--folds", "2"), "another fidelities"),
-        (RATES, ("--first-epochs", "3"), "another milestones"),
+        (RATES, ("--first-epochs", "3"), "another --stopping, --first-epochs, --reduction"),
         (RATES.replace("0.1]", "0.2]"), (), "another space"),
         ("optimizer: {choice: [nnunet, adamw]}", (), "another space"),
     ],

@@ -73,5 +73,5 @@ def show_live(options: argparse.Namespace, *, console: Console) -> int:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            say("Ended; the run goes on.", console=console)
+            say("Ended; a run that is at work goes on.", console=console)
     return EXIT_DONE
