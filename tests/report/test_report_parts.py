@@ -1,5 +1,6 @@
 """Scores without leaking patients and by kinds of cases, differences between evaluation sets, and what to cite."""
 
+import math
 import re
 from dataclasses import replace
 
@@ -11,10 +12,13 @@ from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
 from orchestrator.benchmark.study_file import CaseGroupsEntry, GapEntry
 from orchestrator.benchmark.tables import load_tables
+from orchestrator.report.content import make_page
 from orchestrator.report.parts import gaps_of, parts_of
 from orchestrator.report.reported import Reported
 from orchestrator.report.scores_frame import scores_frame
+from orchestrator.report.texts import page_tables
 from orchestrator.report.write import bibliography
+from orchestrator.results.records import ScoreStatus
 from orchestrator.results.store import to_table
 from orchestrator.statistics.intervals import difference_of_means, mean_with_interval
 
@@ -55,6 +59,27 @@ def test_kinds_of_cases_have_scores_of_their_own(rows):
     assert one.row.nsd.mean == pytest.approx(own["nsd"].mean())
     nobody = replace(LAYOUT, case_groups=(CaseGroupsEntry(title="x", cases={"y": ["no/*"]}),))
     assert parts_of(rows, layout=nobody, leaks=()) == ()
+
+
+def test_cases_that_the_mean_of_a_part_is_not_of_are_counted_beside_it():
+    """Of two of them neither mask has a voxel, and in a third one mask is empty, which costs its distances alone."""
+    drawn = [row for some in all_drawn_rows(TRAININGS, study=STUDY).values() for row in some]
+    own = [row for row in drawn if row.group == "T1-infection" and row.case.startswith("coronacases")]
+    nothing = {"status": ScoreStatus.BOTH_EMPTY, "dsc": math.nan, "nsd": math.nan, "hd95_mm": math.nan}
+    changes = [nothing, nothing, {"status": ScoreStatus.PREDICTION_EMPTY, "dsc": 0.0, "nsd": 0.0, "hd95_mm": math.inf}]
+    for row, values in zip(own, changes, strict=False):
+        drawn[drawn.index(row)] = replace(row, score=replace(row.score, **values))
+    about = Reported(study=STUDY, trainings=TRAININGS, table=to_table(drawn), layout=LAYOUT)
+    page = make_page(about, scores_frame(about), location="x", failures={}, events=[])
+    (table,) = (page_tables.parts(one, page) for one in page.parts if one.title == LAYOUT.case_groups[0].title)
+    titles = [column.title for column in table.columns]
+    (cells,) = (
+        dict(zip(titles, (cell.text for cell in line), strict=True))
+        for line in table.rows
+        if (line[0].text, line[3].text) == ("T1-infection", "coronacases")
+    )
+    assert (cells["cases"], cells["left out"]) == (str(len(own)), "2 both empty")
+    assert cells["patients scored"] == str(len({row.case for row in own[2:]}))
 
 
 def test_a_gap_is_the_difference_of_means_of_two_evaluation_sets(rows):

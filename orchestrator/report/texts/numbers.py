@@ -102,12 +102,12 @@ def basis(row: OverviewRow, value: MeanWithInterval, unit: str = "patient") -> s
     return f"{sample(value, unit)}; {', '.join(row.trainings)}"
 
 
-def left_out(row: OverviewRow) -> str:
-    """Return which cases are in no mean, and which are in those of DSC and NSD alone."""
+def left_out(row: OverviewRow, *, of_distances: bool = True) -> str:
+    """Return which cases are in no mean, and unless only those are shown, which in those of DSC and NSD alone."""
     parts: Sequence[tuple[int, str]] = (
         (row.num_both_empty, "both empty"),
         (row.num_missing, "missing"),
-        (row.hd95_mm.num_infinite, "without distances"),
+        (row.hd95_mm.num_infinite if of_distances else 0, "without distances"),
     )
     return ", ".join(f"{num} {what}" for num, what in parts if num)
 

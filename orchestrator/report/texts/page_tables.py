@@ -232,14 +232,16 @@ def parts(found: Parts, page: Page) -> PageTable:
     return PageTable.of(
         found.title, label="cases", notes=page.notes,
         columns=[
-            _name("trainings"), "evaluated on", "structure", "of cases", _number("cases"), "DSC (%)", "NSD (%)",
+            _name("trainings"), "evaluated on", "structure", "of cases", _number("cases"),
+            _number(f"{page.unit}s scored"), "DSC (%)", "NSD (%)", "left out",
         ],
         rows=[
             [row.group, page.set_title(row.evaluation_set), row.structure, one.name, row.num_cases,
-             _mean(row, row.dsc, page), _mean(row, row.nsd, page)]
+             row.dsc.num_clusters, _mean(row, row.dsc, page), _mean(row, row.nsd, page),
+             left_out(row, of_distances=False)]
             for one, row in ((one, one.row) for one in found.parts)
         ],
-        caption="Mean DSC and NSD with 95 % intervals.",
+        caption="Mean DSC and NSD with 95 % intervals. Left out: cases in none of these means.",
     )  # fmt: skip
 
 
