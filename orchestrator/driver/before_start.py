@@ -27,6 +27,7 @@ from orchestrator.stages.finished import finished_stages
 from orchestrator.stages.local_download import local_download
 from orchestrator.stages.records.cases import read_case_record
 from orchestrator.stages.records.scores import is_scored_otherwise
+from orchestrator.storage import run_paths
 from orchestrator.storage.filesystem import open_storage
 from orchestrator.storage.interface import Storage
 from orchestrator.workflow.graph import Graph, Stage, expected_bytes
@@ -127,7 +128,7 @@ def training_hours(request: RunRequest) -> float:
 
 def check_writable(storage: Storage) -> None:
     """Raise ConfigError if this user cannot write everywhere in the output location: others have begun there."""
-    if closed := storage.unwritable_folders():
+    if closed := storage.unwritable_folders(among=run_paths.OF_RUN):
         raise ConfigError(
             f"{storage.location}: this user cannot write into {listing(closed)}; expected to be able to, everywhere in "
             "the output. Of a folder that a group shares let whoever began there give `chmod -R g+rwX` and set "

@@ -2,6 +2,7 @@
 
 import unicodedata
 from abc import ABC, abstractmethod
+from collections.abc import Collection
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import ClassVar
@@ -100,8 +101,8 @@ class Storage(ABC):
         The path ends like the key, so writers that look at the file ending work.
         """
 
-    def unwritable_folders(self) -> list[str]:
-        """Folders, down to the third level, in which this user can make no file; a bucket has none."""
+    def unwritable_folders(self, *, among: Collection[str]) -> list[str]:  # noqa: ARG002 - a bucket has none
+        """Return in which folders, down to the third level, this user can make no file: the top one and these."""
         return []
 
     @abstractmethod

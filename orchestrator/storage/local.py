@@ -6,7 +6,7 @@ import os
 import secrets
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -67,16 +67,17 @@ class LocalStorage(Storage):
             if path.name.startswith(TEMPORARY_PREFIX):
                 _sweep(path)
 
-    def unwritable_folders(self) -> list[str]:
-        """Folders, down to the third level, in which this user can make no file."""
+    def unwritable_folders(self, *, among: Collection[str]) -> list[str]:
+        """Return in which folders, down to the third level, this user can make no file: the top one and these."""
         found = []
         for folder, folders, _ in os.walk(self._root):
             here = Path(folder)
             if not os.access(here, os.W_OK | os.X_OK):
                 found.append(folder)
-            if len(here.relative_to(self._root).parts) == _LEVELS_WITH_FILES:
+            if here == self._root:
+                folders[:] = [name for name in folders if name in among]
+            elif len(here.relative_to(self._root).parts) == _LEVELS_WITH_FILES:
                 folders.clear()
-            folders[:] = [name for name in folders if name not in CLOSED_FOLDERS and not name.startswith(".")]
         return found
 
     def _relative_paths(self, prefix: str) -> Iterator[str]:

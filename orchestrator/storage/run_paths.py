@@ -42,6 +42,8 @@ PATCHES = "patches"
 TRAININGS = "trainings"
 OF_STAGES = (PHANTOM_DOWNLOADS, CASES, "fingerprints", "plans", PATCHES, TRAININGS, "predictions", RESULTS)
 """Folders with the products of stages."""
+OF_RUN = (*OF_STAGES, SOURCES, EVENTS, DRIVERS, TABLES, REPORT, LOGS)
+"""Folders that every run writes to; others may lie beside them, such as its data."""
 RAY_TRAIN = "ray_train"
 """Ray Train's own notes on trainings; nothing is read from there."""
 

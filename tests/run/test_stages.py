@@ -1,12 +1,13 @@
 """The graph of a run holds what its trainings need, once, and in an order that can be carried out."""
 
+import os
 from collections import Counter
 
 import pytest
 
 from orchestrator.benchmark.loading import load_study
 from orchestrator.benchmark.presets import PRESETS
-from orchestrator.driver.before_start import check_space
+from orchestrator.driver.before_start import check_space, check_writable
 from orchestrator.errors import ConfigError
 from orchestrator.scheduling.critical_path import needed_stages
 from orchestrator.stages.finished import finished_stages
@@ -109,6 +110,18 @@ def test_a_full_disk_is_seen_before_anything_starts(study, tmp_path, monkeypatch
     monkeypatch.setattr(type(storage), "free_bytes", lambda _: expected - 1)
     with pytest.raises(ConfigError, match=r"3\.2 GB free; expected at least 3\.2 GB"):
         check_space(graph.values(), storage=storage, preset=PAPER)
+
+
+def test_an_output_in_which_a_user_cannot_write_everywhere_is_refused_and_data_in_it_are_not(tmp_path, monkeypatch):
+    storage = open_storage(str(tmp_path))
+    for key in ("predictions/liver-fold0/ct/c1.nii.gz", "data/imagesTr/c1_0000.nii.gz"):
+        storage.write_bytes(key, b"")
+    check_writable(storage)
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "imagesTr")
+    check_writable(storage)
+    monkeypatch.setattr(os, "access", lambda path, _: path.name != "ct")
+    with pytest.raises(ConfigError, match=r"cannot write into .*/predictions/liver-fold0/ct; .* `chmod -R g\+rwX`"):
+        check_writable(storage)
 
 
 def test_what_nothing_needs_any_more_takes_no_space(study, tmp_path, monkeypatch):

@@ -46,12 +46,14 @@ def python(script, *arguments):
 
 def test_folders_that_this_user_cannot_write_to_are_known(any_storage, monkeypatch):
     """Whether a user can is played: root always can."""
-    assert any_storage.unwritable_folders() == []
-    for key in ("a/b/c/d/e.txt", "open/f.txt", ".git/closed/g.txt", "closed/h.txt"):
+    for key in ("a/b/c/d/e.txt", "open/f.txt", "others/closed/g.txt", "closed/h.txt"):
         any_storage.write_bytes(key, b"")
+    names = ("a", "open", "closed", "nowhere")
+    assert any_storage.unwritable_folders(among=names) == []
     monkeypatch.setattr(os, "access", lambda path, _: path.name not in {"closed", "c", "d"})
     expected = [f"{any_storage.location}/{name}" for name in ("a/b/c", "closed")]
-    assert sorted(any_storage.unwritable_folders()) == (expected if isinstance(any_storage, LocalStorage) else [])
+    found = sorted(any_storage.unwritable_folders(among=names))
+    assert found == (expected if isinstance(any_storage, LocalStorage) else [])
 
 
 def test_what_is_written_is_read_and_listed(any_storage):
